@@ -1,0 +1,122 @@
+package farm
+
+import (
+	"slices"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// BakeState is where a bake stands.
+//
+//	accepted ──▶ resolving ──▶ baking ──▶ committing ──▶ done
+//	    │            │            │            │
+//	    └────────────┴────────────┴────────────┴──▶ failed | cancelled
+//
+// A cached bake goes from accepted (or resolving) straight to committing.
+type BakeState string
+
+// The states of a bake.
+const (
+	BakeAccepted   BakeState = "accepted"
+	BakeResolving  BakeState = "resolving"
+	BakeBaking     BakeState = "baking"
+	BakeCommitting BakeState = "committing"
+	BakeDone       BakeState = "done"
+	BakeFailed     BakeState = "failed"
+	BakeCancelled  BakeState = "cancelled"
+)
+
+var bakeMoves = map[BakeState][]BakeState{
+	BakeAccepted:   {BakeResolving, BakeBaking, BakeCommitting, BakeFailed, BakeCancelled},
+	BakeResolving:  {BakeBaking, BakeCommitting, BakeFailed, BakeCancelled},
+	BakeBaking:     {BakeCommitting, BakeFailed, BakeCancelled},
+	BakeCommitting: {BakeDone, BakeFailed},
+}
+
+// CanMove reports whether a bake may go from s to next.
+func (s BakeState) CanMove(next BakeState) bool { return slices.Contains(bakeMoves[s], next) }
+
+// Finished reports whether the bake has reached its end.
+func (s BakeState) Finished() bool { return s == BakeDone || s == BakeFailed || s == BakeCancelled }
+
+// Bake is one request and what became of it.
+type Bake struct {
+	Schema  int           `json:"schema"`
+	ID      string        `json:"id"` // a ULID: sorts by time of acceptance
+	Name    string        `json:"name"`
+	Recipe  digest.Digest `json:"recipe"`  // piece: the recipe's text, as posted
+	File    string        `json:"file"`    // the recipe's file name, for error messages
+	Context digest.Digest `json:"context"` // piece: the context manifest; empty without one
+	Rebake  bool          `json:"rebake,omitempty"`
+	Request digest.Digest `json:"request"` // of recipe and context: what --rebake keeps the Lock by
+
+	State    BakeState     `json:"state"`
+	Error    string        `json:"error,omitempty"`
+	Cached   bool          `json:"cached"`             // every image was in the catalog already
+	Lock     digest.Digest `json:"lock,omitempty"`     // piece: the Lock, canonical JSON
+	Evidence digest.Digest `json:"evidence,omitempty"` // piece: digests of the Release files behind the Lock
+	Key      digest.Digest `json:"key,omitempty"`      // the bake key: the Lock's digest
+	Version  string        `json:"version,omitempty"`
+	Images   []Image       `json:"images,omitempty"`
+	Shards   []ShardRef    `json:"shards,omitempty"` // how each shard of the plan was come by: what explain prints
+	Log      digest.Digest `json:"log,omitempty"`    // piece: the events of the finished bake, one JSON object a line
+
+	AcceptedAt time.Time `json:"acceptedAt"`
+	DoneAt     time.Time `json:"doneAt,omitzero"`
+}
+
+// Source is how a bake came by a shard's output.
+type Source string
+
+// The ways of coming by an output.
+const (
+	SourceHit    Source = "hit"    // the action cache had it
+	SourceShared Source = "shared" // another bake was running it: waited for that one
+	SourceMiss   Source = "miss"   // this bake had it run
+	SourcePruned Source = "pruned" // not needed: everything that wanted it was a hit
+)
+
+// ShardRef is one shard in a bake's plan.
+type ShardRef struct {
+	ID     string        `json:"id"`
+	Kind   Kind          `json:"kind"`
+	Label  string        `json:"label"`
+	Source Source        `json:"source"`
+	Reason string        `json:"reason"` // for people: "no farm member has converted libc6 2.36-9 with format 1"
+	Worker string        `json:"worker,omitempty"`
+	Took   time.Duration `json:"took,omitempty"` // the worker's own time, for a miss
+	State  ShardState    `json:"state,omitempty"`
+}
+
+// Image is one thing that a bake made: an OCI image or a disk, for one platform or an index over several.
+type Image struct {
+	Name      string        `json:"name"`
+	Digest    digest.Digest `json:"digest"` // of the manifest or index
+	MediaType string        `json:"mediaType"`
+	Kind      string        `json:"kind"`     // "oci" or "disk"
+	Platform  string        `json:"platform"` // "linux/amd64"; empty for an index
+	Format    string        `json:"format"`   // "oci" for images
+	Size      int64         `json:"size"`     // compressed bytes: manifest, config and layers
+	Ref       string        `json:"ref"`      // name:version
+	// Blobs are the digests that the manifest refers to: what a reader of the repository may read.
+	Blobs []digest.Digest `json:"blobs,omitempty"`
+}
+
+// Version commits a bake: its creation makes the images exist, everything else about them is a projection of it.
+// Its key in the bucket is the name and the version.
+type Version struct {
+	Schema     int           `json:"schema"`
+	Name       string        `json:"name"`
+	Version    string        `json:"version"`
+	Key        digest.Digest `json:"key"`
+	Lock       digest.Digest `json:"lock"`
+	Bake       string        `json:"bake"`     // that committed it
+	Sequence   uint64        `json:"sequence"` // for display: how many versions the name had, this one included
+	Images     []Image       `json:"images"`
+	Registries []string      `json:"registries,omitempty"` // templates of the recipe's publish.registries
+	CreatedAt  time.Time     `json:"createdAt"`
+}
+
+// VersionOf derives the version from the bake key: the first 16 hex digits (64 bits).
+func VersionOf(key digest.Digest) string { return key.Encoded()[:16] }

@@ -1,0 +1,92 @@
+package farm
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// Channel is a named pointer from an image name to a version ("shop/checkout" → prod). It moves only by compare-and-set;
+// its history is a stream of ChannelMoves of its own.
+type Channel struct {
+	Schema  int       `json:"schema"`
+	Name    string    `json:"name"` // the image name
+	Channel string    `json:"channel"`
+	Version string    `json:"version"`
+	Move    uint64    `json:"move"`   // counts the moves, from 1
+	Recent  []string  `json:"recent"` // versions that it pointed to before, latest first, at most RollbackWindow
+	By      string    `json:"by"`     // the bake or person that moved it
+	At      time.Time `json:"at"`
+}
+
+// RollbackWindow is how many former versions a channel remembers and retention protects.
+const RollbackWindow = 10
+
+// ChannelMove is one entry of a channel's history.
+type ChannelMove struct {
+	Schema  int       `json:"schema"`
+	Name    string    `json:"name"`
+	Channel string    `json:"channel"`
+	Move    uint64    `json:"move"`
+	Action  string    `json:"action"` // "promote" or "rollback"
+	From    string    `json:"from,omitempty"`
+	To      string    `json:"to"`
+	By      string    `json:"by"`
+	At      time.Time `json:"at"`
+}
+
+// Publication is the state of pushing one version to one registry reference.
+type Publication struct {
+	Schema   int       `json:"schema"`
+	Name     string    `json:"name"`
+	Channel  string    `json:"channel"`
+	Version  string    `json:"version"`
+	Target   string    `json:"target"` // docker reference, template filled in
+	State    string    `json:"state"`  // "pending", "done", "failed"
+	Attempts int       `json:"attempts"`
+	Error    string    `json:"error,omitempty"`
+	At       time.Time `json:"at"`
+}
+
+// Worker is a worker's presence: it renews the record, which vanishes when it no longer does.
+type Worker struct {
+	Schema  int       `json:"schema"`
+	ID      string    `json:"id"`
+	Host    string    `json:"host"`
+	Classes []string  `json:"classes"`
+	Slots   int       `json:"slots"`
+	Running []string  `json:"running"` // labels of the shards that it runs
+	Done    int64     `json:"done"`    // shards since it started
+	Started time.Time `json:"started"`
+	Seen    time.Time `json:"seen"`
+}
+
+// nameComponent is a path component of the OCI distribution specification's <name>.
+var nameComponent = regexp.MustCompile(`^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*$`)
+
+// ValidateName checks an image name: the <name> of the OCI distribution specification, at most 128 characters.
+func ValidateName(name string) error {
+	if name == "" || len(name) > 128 {
+		return fmt.Errorf("name %q: want 1 to 128 characters, such as team/app", name)
+	}
+	for part := range strings.SplitSeq(name, "/") {
+		if !nameComponent.MatchString(part) {
+			return fmt.Errorf("name %q: %q is no path component: lower-case letters and digits, separated by one of . _ __ -", name, part)
+		}
+	}
+	return nil
+}
+
+var channelName = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_-]{0,63}$`)
+
+// ValidateChannel checks a channel's name: a letter or _, then letters, digits, _ and -, at most 64 characters. It is
+// a valid tag, and can't be taken for a version because those begin with any hex digit but are 16 long.
+func ValidateChannel(channel string) error {
+	if !channelName.MatchString(channel) || versionLike.MatchString(channel) || channel == "latest" {
+		return fmt.Errorf("channel %q: want a letter, then up to 63 letters, digits, _ or -; not 16 hex digits and not latest", channel)
+	}
+	return nil
+}
+
+var versionLike = regexp.MustCompile(`^[0-9a-f]{16}$`)

@@ -1,0 +1,34 @@
+package farm
+
+import (
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// PackState is where a pack stands.
+//
+//	live ──▶ condemned ──grace──▶ (deleted: the record goes, the ID is never used again)
+//
+// Condemned means absent to "have?": nobody may decide to reuse its pieces, whoever decided before still finds them.
+type PackState string
+
+// The states of a pack.
+const (
+	PackLive      PackState = "live"
+	PackCondemned PackState = "condemned"
+)
+
+// Pack is the truth about one pack object in S3: that its pieces exist. A pack without a record is an upload that never
+// finished.
+type Pack struct {
+	Schema  int           `json:"schema"`
+	ID      string        `json:"id"` // a ULID, never reused
+	State   PackState     `json:"state"`
+	Size    int64         `json:"size"`    // of the object, in bytes, index included
+	Index   digest.Digest `json:"index"`   // of the index at the object's end
+	IndexAt int64         `json:"indexAt"` // the index's offset in the object
+	Entries int           `json:"entries"`
+	Writer  string        `json:"writer"` // the process that wrote it, for people
+	At      time.Time     `json:"at"`
+}

@@ -1,0 +1,138 @@
+package plan
+
+import (
+	"bakefarm/farm"
+	"bakefarm/recipe"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Formats are the numbers of the formats of the shard kinds' bytes. A change that makes other bytes of the same inputs
+// raises the number; the golden digests in the tests say when.
+var Formats = map[farm.Kind]int{
+	farm.KindObserve:  1,
+	farm.KindSolve:    1,
+	farm.KindConvert:  1,
+	farm.KindCut:      1,
+	farm.KindAssemble: 1,
+	farm.KindImage:    1,
+}
+
+// ObserveSpec asks what the mirrors of a suite have now.
+type ObserveSpec struct {
+	Suite   string `json:"suite"`
+	Arch    string `json:"arch"`              // Debian architecture
+	Mirror  string `json:"mirror,omitempty"`  // empty: the worker's own apt sources
+	Keyring string `json:"keyring,omitempty"` // path on the worker
+}
+
+// ObserveOutput is what they had.
+type ObserveOutput struct {
+	Indexes []Index `json:"indexes"` // in the order of the sources
+}
+
+// Index is one Packages index as a mirror had it.
+type Index struct {
+	Base      string        `json:"base"`     // URI that the index's Filename fields are relative to
+	Suite     string        `json:"suite"`    // as the source names it: bookworm-updates
+	Codename  string        `json:"codename"` // of the Release file
+	Component string        `json:"component"`
+	Release   digest.Digest `json:"release"`  // of the InRelease file: evidence
+	SignedBy  string        `json:"signedBy"` // fingerprint of the key: evidence
+	Packages  digest.Digest `json:"packages"` // piece: the Packages file as the mirror compresses it
+	Name      string        `json:"name"`     // its path under the suite: main/binary-amd64/Packages.xz
+	Size      int64         `json:"size"`     // of the compressed file
+}
+
+// SolveSpec asks for the exact packages of an OS request against observed indexes.
+type SolveSpec struct {
+	Debian  recipe.Debian `json:"debian"`
+	Arch    string        `json:"arch"`
+	Indexes []Index       `json:"indexes"`
+}
+
+// SolveOutput is the answer. Packages is a piece because desktops have thousands.
+type SolveOutput struct {
+	Packages digest.Digest `json:"packages"` // piece: JSON array of SolvedPackage, sorted by name
+	Count    int           `json:"count"`
+}
+
+// SolvedPackage is a locked package and where it was seen.
+type SolvedPackage struct {
+	recipe.LockedPackage
+	URL string `json:"url"` // where this observation's mirror has it; no part of any key
+}
+
+// ConvertSpec asks for one package as a layer member. The key covers Package.SHA256 alone.
+type ConvertSpec struct {
+	Package recipe.LockedPackage `json:"package"`
+	URLs    []string             `json:"urls"` // where to fetch it, in order of preference; no part of the key
+	Keep    []string             `json:"keep,omitempty"`
+}
+
+// Member is the output of convert and cut: a run of whole tar entries, compressed.
+type Member struct {
+	Pieces    []Piece       `json:"pieces"`    // gzip members, in order
+	TarSize   int64         `json:"tarSize"`   // uncompressed bytes
+	TarDigest digest.Digest `json:"tarDigest"` // of the uncompressed bytes: their name in worker caches
+	Inventory digest.Digest `json:"inventory"` // piece: compose.Inventory (for packages, within a deb.Record)
+}
+
+// Piece is a piece by digest and size in bytes.
+type Piece struct {
+	Digest digest.Digest `json:"digest"`
+	Size   int64         `json:"size"`
+}
+
+// CutSpec asks for one run of app files as a layer member. A run is either several whole entries, or one segment of one
+// file that is larger than a chunk: the first segment carries the header, the last one the padding.
+type CutSpec struct {
+	Entries []recipe.TreeEntry `json:"entries"`           // files and links, no directories
+	Segment *Segment           `json:"segment,omitempty"` // with exactly one entry
+}
+
+// Segment is one chunk of a large file.
+type Segment struct {
+	Chunk int  `json:"chunk"` // index into the entry's Chunks
+	Last  bool `json:"last"`
+}
+
+// AssembleSpec asks for a layer. The outputs of the shard's dependencies (Members) are its members, in their order.
+type AssembleSpec struct {
+	Role string             `json:"role"`           // "os" or "app"
+	Dirs []recipe.TreeEntry `json:"dirs,omitempty"` // app: directories for the head, sorted
+	OS   *AssembleOS        `json:"os,omitempty"`
+}
+
+// AssembleOS is what an OS layer's head needs beside the package records.
+type AssembleOS struct {
+	Suite    string                 `json:"suite"`
+	Arch     string                 `json:"arch"`
+	Packages []recipe.LockedPackage `json:"packages"` // in the order of the dependencies
+}
+
+// Layer is the output of assemble.
+type Layer struct {
+	Digest  digest.Digest `json:"digest"` // of the compressed blob
+	Size    int64         `json:"size"`
+	DiffID  digest.Digest `json:"diffID"` // of the uncompressed tar
+	TarSize int64         `json:"tarSize"`
+	Pieces  int           `json:"pieces"`
+	// Packages is a piece: the package list of an OS layer (JSON array of recipe.LockedPackage); empty for an app layer.
+	Packages digest.Digest `json:"packages,omitempty"`
+}
+
+// ImageSpec asks for an OCI image over the Layers that its dependencies make.
+type ImageSpec struct {
+	Platform string        `json:"platform"`
+	Config   recipe.Config `json:"config"`
+	Roles    []string      `json:"roles"` // of the layers, for their history entries
+}
+
+// ImageOutput is the output of image.
+type ImageOutput struct {
+	Manifest  digest.Digest   `json:"manifest"`
+	MediaType string          `json:"mediaType"`
+	Size      int64           `json:"size"`  // manifest, config and layers
+	Blobs     []digest.Digest `json:"blobs"` // config and layers
+}

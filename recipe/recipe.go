@@ -1,0 +1,82 @@
+// Package recipe holds what a person writes, the Recipe, and what it resolves to, the Lock; and the Context, which is
+// the app's files as the client sees them.
+//
+//	observe (the world) ─┐
+//	Recipe + Context ────┴─ solve ──▶ Lock ──▶ its digest is the bake key, and the version derives from that
+//
+// Everything here is pure: parsing, rules and canonical encodings.
+package recipe
+
+import "time"
+
+// APIVersion is the apiVersion that a recipe of this release carries.
+const APIVersion = "bakefarm/v1"
+
+// Recipe says what to bake. Parse makes one; a Recipe from Parse is valid.
+type Recipe struct {
+	APIVersion string
+	Name       string // team/app, also the repository name in the registry
+	OS         OS
+	App        []AppItem
+	Config     Config
+	Outputs    []Output
+	Publish    Publish
+}
+
+// OS is the operating system under the app. Exactly one field is set.
+type OS struct {
+	Debian  *Debian
+	Scratch bool
+}
+
+// Debian asks for a system made of Debian packages.
+type Debian struct {
+	Suite    string   `json:"suite"`
+	Variant  string   `json:"variant"`            // "minbase" or "none"
+	Packages []string `json:"packages,omitempty"` // names, sorted, without duplicates
+	Scripts  string   `json:"scripts"`            // "skip"
+	Mirror   string   `json:"mirror,omitempty"`   // overrides the worker's apt sources
+	Keyring  string   `json:"keyring,omitempty"`  // path on the worker, with Mirror
+}
+
+// AppItem is one entry of app: today always a copy out of the context.
+type AppItem struct {
+	Copy  string // slash-separated path in the context, clean, "." for all of it
+	To    string // absolute, clean; a directory when it ended in "/" or the source is a directory
+	ToDir bool   // To was written with a trailing "/"
+	UID   int    // owner: "uid:gid", numeric, 0:0 by default
+	GID   int
+	Mode  *uint32 // permission bits for files; nil: 0644, or 0755 when executable
+}
+
+// Config is the OCI image configuration that a recipe sets.
+type Config struct {
+	Entrypoint []string          `json:"entrypoint,omitempty"`
+	Cmd        []string          `json:"cmd,omitempty"`
+	Env        map[string]string `json:"env,omitempty"`
+	User       string            `json:"user,omitempty"`
+	WorkingDir string            `json:"workingDir,omitempty"`
+	Ports      []string          `json:"ports,omitempty"` // "8080/tcp": sorted, protocol always there
+	Volumes    []string          `json:"volumes,omitempty"`
+	Labels     map[string]string `json:"labels,omitempty"`
+	StopSignal string            `json:"stopSignal,omitempty"`
+}
+
+// Output is one thing to make of the recipe. Exactly one field is set.
+type Output struct {
+	OCI *OCIOutput `json:"oci,omitempty"`
+}
+
+// OCIOutput asks for an OCI image.
+type OCIOutput struct {
+	Platforms []string `json:"platforms"` // "linux/amd64"
+}
+
+// Publish says where a finished bake goes. It acts on every request, also on a cached one, and is no part of the Lock.
+type Publish struct {
+	Channel    string
+	Registries []string // references with {{.Version}}, {{.Name}} and {{.Channel}}
+}
+
+// MaxAge is how old an observation of a mirror may be when a bake uses it.
+const MaxAge = 5 * time.Minute
