@@ -120,3 +120,10 @@ type Version struct {
 
 // VersionOf derives the version from the bake key: the first 16 hex digits (64 bits).
 func VersionOf(key digest.Digest) string { return key.Encoded()[:16] }
+
+// RequestLock remembers the Lock that a request (recipe text and context) resolved to last: what --rebake keeps.
+type RequestLock struct {
+	Schema   int           `json:"schema"`
+	Lock     digest.Digest `json:"lock"`
+	Evidence digest.Digest `json:"evidence,omitempty"`
+}

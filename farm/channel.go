@@ -90,3 +90,10 @@ func ValidateChannel(channel string) error {
 }
 
 var versionLike = regexp.MustCompile(`^[0-9a-f]{16}$`)
+
+// Tag is the value of the tags' bucket: a name for a manifest within a repository.
+type Tag struct {
+	Schema int       `json:"schema"`
+	Digest string    `json:"digest"`
+	At     time.Time `json:"at"`
+}

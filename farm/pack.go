@@ -32,3 +32,17 @@ type Pack struct {
 	Writer  string        `json:"writer"` // the process that wrote it, for people
 	At      time.Time     `json:"at"`
 }
+
+// PackChange is one change in the packs' bucket. Pack is nil when the record was deleted.
+type PackChange struct {
+	Seq  uint64
+	ID   string
+	Pack *Pack
+}
+
+// VersionChange is one change in the versions' bucket. Version is nil when the record was deleted.
+type VersionChange struct {
+	Seq     uint64
+	Key     string
+	Version *Version
+}
