@@ -1,0 +1,44 @@
+# bakefarm: every task of the project. `make` or `make help` lists them.
+
+GO      ?= go
+TAGS    := containers_image_openpgp
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+export CGO_ENABLED ?= 0
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench build fuzz clean lint deps
+
+help: ## list the tasks
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: build ## bake, run, re-bake and promote a real image on a farm of your own (under a minute)
+	@examples/demo.sh
+
+test: deps ## every test: unit, conformance, end to end (needs root or sudo only to install missing tools)
+	$(GO) vet -tags $(TAGS) ./...
+	$(GO) test -tags $(TAGS) -timeout 9m ./...
+
+check: ## what to run before each commit: format, vet, lint, architecture, unit tests
+	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "run gofmt -w on:"; echo "$$unformatted"; exit 1; }
+	$(GO) vet -tags $(TAGS) ./...
+	@$(MAKE) --no-print-directory lint
+	$(GO) test -tags $(TAGS) -short -timeout 80s ./...
+
+lint: ## static analysis
+	$(GO) tool -modfile=tools/go.mod staticcheck -tags $(TAGS) ./...
+
+bench: build ## times bakefarm beside the tools that are present, as a table with ratios
+	$(GO) test -tags $(TAGS) -timeout 30m -count 1 -v -run TestBench ./tests/bench -bench-tools
+
+build: ## the one binary: bin/bakefarm
+	$(GO) build -tags $(TAGS) -trimpath -ldflags '$(LDFLAGS)' -o bin/bakefarm ./cmd/bakefarm
+
+fuzz: ## every fuzz target for a short while
+	@tests/fuzz.sh
+
+deps: ## the system tools that the tests drive (installs them when root)
+	@tests/deps.sh
+
+clean: ## removes what the tasks made
+	rm -rf bin examples/hello/dist
