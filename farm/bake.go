@@ -13,7 +13,8 @@ import (
 //	    │            │            │            │
 //	    └────────────┴────────────┴────────────┴──▶ failed | cancelled
 //
-// A cached bake goes from accepted (or resolving) straight to committing.
+// A cached bake goes from accepted (or resolving) straight to committing; one that asks for the Lock only goes from
+// there to done.
 type BakeState string
 
 // The states of a bake.
@@ -28,8 +29,8 @@ const (
 )
 
 var bakeMoves = map[BakeState][]BakeState{
-	BakeAccepted:   {BakeResolving, BakeBaking, BakeCommitting, BakeFailed, BakeCancelled},
-	BakeResolving:  {BakeBaking, BakeCommitting, BakeFailed, BakeCancelled},
+	BakeAccepted:   {BakeResolving, BakeBaking, BakeCommitting, BakeDone, BakeFailed, BakeCancelled},
+	BakeResolving:  {BakeBaking, BakeCommitting, BakeDone, BakeFailed, BakeCancelled},
 	BakeBaking:     {BakeCommitting, BakeFailed, BakeCancelled},
 	BakeCommitting: {BakeDone, BakeFailed},
 }
@@ -48,8 +49,11 @@ type Bake struct {
 	Recipe  digest.Digest `json:"recipe"`  // piece: the recipe's text, as posted
 	File    string        `json:"file"`    // the recipe's file name, for error messages
 	Context digest.Digest `json:"context"` // piece: the context manifest; empty without one
+	Set     []string      `json:"set,omitempty"`     // overrides of the recipe, "path=value", in order
 	Rebake  bool          `json:"rebake,omitempty"`
-	Request digest.Digest `json:"request"` // of recipe and context: what --rebake keeps the Lock by
+	// LockOnly: the bake is done when its Lock stands; it makes no images.
+	LockOnly bool          `json:"lockOnly,omitempty"`
+	Request  digest.Digest `json:"request"` // of recipe, overrides and context: what --rebake keeps the Lock by
 
 	State    BakeState     `json:"state"`
 	Error    string        `json:"error,omitempty"`
@@ -59,11 +63,24 @@ type Bake struct {
 	Key      digest.Digest `json:"key,omitempty"`      // the bake key: the Lock's digest
 	Version  string        `json:"version,omitempty"`
 	Images   []Image       `json:"images,omitempty"`
+	From     string        `json:"from,omitempty"`   // cached: the bake that committed the version
 	Shards   []ShardRef    `json:"shards,omitempty"` // how each shard of the plan was come by: what explain prints
-	Log      digest.Digest `json:"log,omitempty"`    // piece: the events of the finished bake, one JSON object a line
+	// ShardList stands in for Shards when that would make the record large. Piece: JSON array of ShardRef.
+	ShardList digest.Digest `json:"shardList,omitempty"`
+	Published *Published    `json:"published,omitempty"` // how the recipe's publish.channel went; nil without one
+	// Log is a piece: the events of the finished bake, one JSON object a line. It is set shortly after the bake's end,
+	// and stays empty for a bake that was done when it was accepted: nothing ran.
+	Log digest.Digest `json:"log,omitempty"`
 
 	AcceptedAt time.Time `json:"acceptedAt"`
 	DoneAt     time.Time `json:"doneAt,omitzero"`
+}
+
+// Published says how moving the recipe's channel to the bake's version went. A failure here does not fail the bake.
+type Published struct {
+	Channel string `json:"channel"`
+	Move    uint64 `json:"move,omitempty"` // the channel's move number; 0 when it failed
+	Error   string `json:"error,omitempty"`
 }
 
 // Source is how a bake came by a shard's output.
