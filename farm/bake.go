@@ -46,10 +46,10 @@ type Bake struct {
 	Schema  int           `json:"schema"`
 	ID      string        `json:"id"` // a ULID: sorts by time of acceptance
 	Name    string        `json:"name"`
-	Recipe  digest.Digest `json:"recipe"`  // piece: the recipe's text, as posted
-	File    string        `json:"file"`    // the recipe's file name, for error messages
-	Context digest.Digest `json:"context"` // piece: the context manifest; empty without one
-	Set     []string      `json:"set,omitempty"`     // overrides of the recipe, "path=value", in order
+	Recipe  digest.Digest `json:"recipe"`        // piece: the recipe's text, as posted
+	File    string        `json:"file"`          // the recipe's file name, for error messages
+	Context digest.Digest `json:"context"`       // piece: the context manifest; empty without one
+	Set     []string      `json:"set,omitempty"` // overrides of the recipe, "path=value", in order
 	Rebake  bool          `json:"rebake,omitempty"`
 	// LockOnly: the bake is done when its Lock stands; it makes no images.
 	LockOnly bool          `json:"lockOnly,omitempty"`
