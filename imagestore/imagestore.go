@@ -34,6 +34,9 @@ var (
 // MaxPiece is the size limit of a piece, in bytes.
 const MaxPiece = 64 << 20
 
+// MaxParts is how many parts a blob may have: bounds its descriptor to a few MiB.
+const MaxParts = 1 << 16
+
 // Part is a run of a blob: a piece, or a hole of zeros when Digest is empty.
 type Part struct {
 	Digest digest.Digest `json:"d,omitempty"`
@@ -114,6 +117,8 @@ type Location struct {
 	Length    int64
 	Piece     digest.Digest // of the bytes at that place: for a composite, of its descriptor
 	Composite bool
+	// Condemned: the pack will be deleted after a grace. Who decided on it before still reads it; "have?" says no.
+	Condemned bool
 }
 
 // Entry is one entry of a pack's index.
@@ -126,10 +131,15 @@ type Entry struct {
 
 // Locator is the projection of the packs' indexes: it answers "where?". It is disposable.
 type Locator interface {
-	// Locate finds a live pack for each digest, in the order asked; a zero Location when there is none.
+	// Locate finds a pack for each digest, in the order asked: a live one if there is any, else a condemned one (and
+	// says so), else the zero Location. Where the digest names a piece and a composite, the piece is preferred.
 	Locate(ctx context.Context, digests []digest.Digest) ([]Location, error)
-	// Add records the entries of a pack. Idempotent.
+	// Add remembers the entries of a pack that is about to be registered, so that they need not be read back. They are
+	// located only when the ledger's record has been seen, or Registered said so. Idempotent.
 	Add(ctx context.Context, p farm.Pack, entries []Entry) error
+	// Registered says that the ledger has taken the pack that Add announced: it is located from now on, without waiting
+	// for the ledger's change to come back. A change that came first wins. Idempotent.
+	Registered(ctx context.Context, pack string) error
 	// CatchUp waits until the projection has seen the ledger's newest change.
 	CatchUp(ctx context.Context) error
 }
