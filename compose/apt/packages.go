@@ -1,0 +1,227 @@
+package apt
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+)
+
+// Bounds of a Packages file, in bytes of text.
+const (
+	MaxPackages  = 1 << 30 // Debian's main has 50 MB
+	MaxParagraph = 4 << 20 // one package; Debian's longest has 50 kB
+)
+
+// Index is what one Packages file offers, in its order.
+type Index struct {
+	Packages []Package
+}
+
+// Package is one paragraph of a Packages file. The relation fields are as written and parsed only for packages that Solve
+// meets: an archive has 60,000 packages and an image a few hundred. Strings share memory with the text.
+type Package struct {
+	Name      string
+	Version   string
+	Arch      string // Debian architecture, or "all"
+	Priority  string
+	MultiArch string // "", same, foreign or allowed
+	Filename  string // relative to the archive's base
+	SHA256    string // of the .deb, hex
+	Size      int64  // of the .deb, in bytes; -1 when absent or malformed
+	Essential bool
+	Important bool // Important or Protected: yes
+
+	PreDepends, Depends, Conflicts, Breaks, Provides, Replaces string
+}
+
+// field is a field of a Packages paragraph that is read; all others are skipped.
+type field uint8
+
+const (
+	fieldNone field = iota
+	fieldPackage
+	fieldVersion
+	fieldArchitecture
+	fieldPriority
+	fieldMultiArch
+	fieldFilename
+	fieldSHA256
+	fieldSize
+	fieldEssential
+	fieldImportant
+	fieldPreDepends
+	fieldDepends
+	fieldConflicts
+	fieldBreaks
+	fieldProvides
+	fieldReplaces
+)
+
+// fieldsByLength finds a field by the length of its name first: most lines of a Packages file are of no interest.
+var fieldsByLength = func() (table [16][]fieldName) {
+	for _, f := range []fieldName{
+		{"Package", fieldPackage}, {"Version", fieldVersion}, {"Architecture", fieldArchitecture},
+		{"Priority", fieldPriority}, {"Multi-Arch", fieldMultiArch}, {"Filename", fieldFilename}, {"SHA256", fieldSHA256},
+		{"Size", fieldSize}, {"Essential", fieldEssential}, {"Important", fieldImportant}, {"Protected", fieldImportant},
+		{"Pre-Depends", fieldPreDepends}, {"Depends", fieldDepends}, {"Conflicts", fieldConflicts}, {"Breaks", fieldBreaks},
+		{"Provides", fieldProvides}, {"Replaces", fieldReplaces},
+	} {
+		table[len(f.name)] = append(table[len(f.name)], f)
+	}
+	return table
+}()
+
+type fieldName struct {
+	name string
+	id   field
+}
+
+// lookupField finds a field by name, in any case as deb822(5) says.
+func lookupField(name string) field {
+	if len(name) >= len(fieldsByLength) {
+		return fieldNone
+	}
+	for _, f := range fieldsByLength[len(name)] {
+		if f.name == name || strings.EqualFold(f.name, name) {
+			return f.id
+		}
+	}
+	return fieldNone
+}
+
+// blockSize is how much text is parsed at a time. Blocks end between paragraphs.
+const blockSize = 4 << 20
+
+// ParsePackages reads the text of a Packages file (deb822(5)) as a stream. Paragraphs need Package, Version and
+// Architecture; what else an installation needs is checked when Solve chooses a package. Errors count paragraphs from 1.
+func ParsePackages(r io.Reader) (*Index, error) {
+	x := &Index{}
+	buf := make([]byte, blockSize)
+	kept, total := 0, int64(0) // bytes at the start of buf that are not parsed yet; bytes read
+	for {
+		n, err := io.ReadFull(r, buf[kept:])
+		last := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+		if err != nil && !last {
+			return nil, fmt.Errorf("Packages: %w", err)
+		}
+		if total += int64(n); total > MaxPackages {
+			return nil, fmt.Errorf("Packages: more than %d bytes", MaxPackages)
+		}
+		end := kept + n
+		cut := end
+		if !last {
+			if cut = bytes.LastIndex(buf[:end], []byte("\n\n")) + 1; cut == 0 {
+				return nil, fmt.Errorf("Packages: paragraph %d is longer than %d bytes", len(x.Packages)+1, MaxParagraph)
+			}
+		}
+		if err := x.parse(string(buf[:cut])); err != nil {
+			return nil, err
+		}
+		if last {
+			return x, nil
+		}
+		kept = copy(buf, buf[cut:end])
+	}
+}
+
+// parse appends the packages of whole paragraphs.
+func (x *Index) parse(text string) error {
+	var p Package
+	start := true // between paragraphs
+	p.Size = -1
+	for text != "" {
+		line, rest := text, ""
+		if i := strings.IndexByte(text, '\n'); i >= 0 {
+			line, rest = text[:i], text[i+1:]
+		}
+		if line == "" || line == "\r" {
+			text = rest
+			if !start {
+				if err := x.add(&p); err != nil {
+					return err
+				}
+				p, start = Package{Size: -1}, true
+			}
+			continue
+		}
+		start = false
+		colon := strings.IndexByte(line, ':')
+		if colon <= 0 {
+			return fmt.Errorf("Packages: paragraph %d: the line %.60q is no field", len(x.Packages)+1, line)
+		}
+		id := lookupField(line[:colon])
+		// A value goes on in the lines that begin with a space: it stays one slice of the text.
+		end := len(line)
+		for rest != "" && (rest[0] == ' ' || rest[0] == '\t') {
+			i := strings.IndexByte(rest, '\n')
+			if i < 0 {
+				i = len(rest)
+			}
+			end = len(text) - len(rest) + i
+			rest = text[min(end+1, len(text)):]
+		}
+		if id != fieldNone {
+			p.set(id, strings.TrimSpace(text[colon+1:end]))
+		}
+		text = rest
+	}
+	if start {
+		return nil
+	}
+	return x.add(&p)
+}
+
+func (x *Index) add(p *Package) error {
+	switch {
+	case p.Name == "":
+		return fmt.Errorf("Packages: paragraph %d has no Package field", len(x.Packages)+1)
+	case p.Version == "":
+		return fmt.Errorf("Packages: paragraph %d (%.60s) has no Version field", len(x.Packages)+1, p.Name)
+	case p.Arch == "":
+		return fmt.Errorf("Packages: paragraph %d (%.60s) has no Architecture field", len(x.Packages)+1, p.Name)
+	}
+	x.Packages = append(x.Packages, *p)
+	return nil
+}
+
+func (p *Package) set(id field, value string) {
+	switch id {
+	case fieldPackage:
+		p.Name = value
+	case fieldVersion:
+		p.Version = value
+	case fieldArchitecture:
+		p.Arch = value
+	case fieldPriority:
+		p.Priority = value
+	case fieldMultiArch:
+		p.MultiArch = value
+	case fieldFilename:
+		p.Filename = value
+	case fieldSHA256:
+		p.SHA256 = value
+	case fieldSize:
+		if n, err := strconv.ParseInt(value, 10, 64); err == nil && n >= 0 {
+			p.Size = n
+		}
+	case fieldEssential:
+		p.Essential = value == "yes"
+	case fieldImportant:
+		p.Important = p.Important || value == "yes"
+	case fieldPreDepends:
+		p.PreDepends = value
+	case fieldDepends:
+		p.Depends = value
+	case fieldConflicts:
+		p.Conflicts = value
+	case fieldBreaks:
+		p.Breaks = value
+	case fieldProvides:
+		p.Provides = value
+	case fieldReplaces:
+		p.Replaces = value
+	}
+}
