@@ -1,0 +1,290 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/url"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+
+	"bakefarm/farm"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Config says where NATS is and what the farm is called there.
+type Config struct {
+	URL        string       // of an external NATS server, or several, separated by commas; empty: embedded
+	Creds      string       // external: path of a credentials file (JWT and seed); empty: what the URL says
+	Dir        string       // embedded: JetStream's directory
+	Listen     string       // embedded: loopback host:port for other processes of this machine (port 0: any); empty: this process only
+	SyncAlways bool         // embedded: every write waits for the disk; see the package comment
+	Farm       string       // prefix of every bucket, stream and subject; default "bakefarm"
+	Replicas   int          // of what is created here; 0: 1, and what exists keeps its number; embedded: always 1
+	Name       string       // of the connection, for NATS's own monitoring; default Farm
+	Log        *slog.Logger // default slog.Default()
+}
+
+// Bus is a process's connection to the farm's NATS. Its methods may be used by many goroutines.
+type Bus struct {
+	Bakes        *Bucket[farm.Bake]        // by bake ID
+	Shards       *Bucket[farm.Shard]       // by shard ID
+	Actions      *Bucket[farm.ActionEntry] // by shard key, hex
+	Observations *Bucket[farm.Observation] // by key of the observe spec, hex
+	Versions     *Bucket[farm.Version]     // by name@version
+	Channels     *Bucket[farm.Channel]     // by name@channel
+	Publications *Bucket[farm.Publication] // by name@channel@version@hash(target)
+	Requests     *Bucket[farm.RequestLock] // by request digest, hex
+	Tags         *Bucket[farm.Tag]         // by repository@tag
+	Workers      *Bucket[farm.Worker]      // by worker ID; a record lives WorkerTTL
+	Packs        *Bucket[farm.Pack]        // by pack ID
+
+	cfg      Config
+	log      *slog.Logger
+	embedded *embedded // nil when external
+	nc       *nats.Conn
+	js       jetstream.JetStream
+	meta     *Bucket[identity]
+	id       identity
+	work     stream
+	events   stream
+	channels stream
+
+	closed    chan struct{} // closed when the connection is
+	closeOnce sync.Once
+	closeErr  error
+
+	probe struct { // Ready's last answer
+		sync.Mutex
+		at  time.Time
+		err error
+	}
+}
+
+var farmName = regexp.MustCompile(`^[a-zA-Z0-9_-]{1,32}$`)
+
+// Open starts the embedded server when c.URL is empty, connects, and makes the farm's streams and buckets if they are not
+// there. An external server that can't be reached, or whose JetStream does not answer, is tried again with back-off until
+// ctx ends; the log says each time which address and why. A wrong configuration fails at once.
+//
+// The caller closes.
+func Open(ctx context.Context, c Config) (*Bus, error) {
+	if c.Farm == "" {
+		c.Farm = "bakefarm"
+	}
+	if !farmName.MatchString(c.Farm) {
+		return nil, fmt.Errorf("bus: farm name %q: want 1 to 32 letters, digits, _ or -", c.Farm)
+	}
+	if c.Replicas < 0 || c.Replicas > 5 {
+		return nil, fmt.Errorf("bus: %d replicas: JetStream makes 1 to 5", c.Replicas)
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	if c.Name == "" {
+		c.Name = c.Farm
+	}
+	b := &Bus{cfg: c, log: c.Log, closed: make(chan struct{})}
+	options := []nats.Option{
+		nats.Name(c.Name),
+		nats.MaxReconnects(-1),
+		nats.CustomReconnectDelay(func(attempts int) time.Duration { return backoff(attempts, 100*time.Millisecond, 5*time.Second) }),
+		nats.PingInterval(10 * time.Second),
+		nats.MaxPingsOutstanding(2),
+		nats.DrainTimeout(2 * time.Second),
+		nats.DisconnectErrHandler(b.onDisconnect),
+		nats.ReconnectHandler(b.onReconnect),
+		nats.ReconnectErrHandler(b.onReconnectFailure),
+		nats.ErrorHandler(b.onAsyncError),
+		nats.ClosedHandler(func(*nats.Conn) { close(b.closed) }),
+	}
+	address := c.URL
+	if c.URL == "" {
+		b.cfg.Replicas = 1
+		var err error
+		if b.embedded, err = startServer(ctx, c); err != nil {
+			return nil, err
+		}
+		options = append(options, nats.InProcessServer(b.embedded.srv))
+		address = nats.DefaultURL // not dialled
+	} else if c.Creds != "" {
+		options = append(options, nats.UserCredentials(c.Creds))
+	}
+	if err := b.connect(ctx, address, options); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	return b, nil
+}
+
+// connect dials and prepares the streams, again and again while that may help.
+func (b *Bus) connect(ctx context.Context, address string, options []nats.Option) error {
+	where := redact(address)
+	for attempt := 0; ; attempt++ {
+		err := b.connectOnce(ctx, address, options)
+		if err == nil {
+			return nil
+		}
+		if permanent(err) || b.embedded != nil {
+			return fmt.Errorf("bus: NATS at %s: %w", where, err)
+		}
+		wait := backoff(attempt, 250*time.Millisecond, 5*time.Second)
+		b.log.Warn("NATS is not ready, trying again", "address", where, "err", err, "in", wait.Round(time.Millisecond))
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return fmt.Errorf("bus: NATS at %s: %w (%w)", where, err, context.Cause(ctx))
+		}
+	}
+}
+
+func (b *Bus) connectOnce(ctx context.Context, address string, options []nats.Option) error {
+	if b.nc == nil {
+		nc, err := nats.Connect(address, options...)
+		if err != nil {
+			return err
+		}
+		js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(256), jetstream.WithDefaultTimeout(apiTimeout))
+		if err != nil {
+			nc.Close()
+			return err
+		}
+		b.nc, b.js = nc, js
+	}
+	return b.prepare(ctx)
+}
+
+// permanent reports whether trying again is of no use.
+func permanent(err error) bool {
+	return errors.Is(err, errOther) || errors.Is(err, nats.ErrJetStreamNotEnabledForAccount) ||
+		errors.Is(err, nats.ErrNoServers) && !errors.Is(err, nats.ErrTimeout) && strings.Contains(err.Error(), "parse")
+}
+
+// Close drains and closes the connection and then stops the embedded server. Whoever uses the bus should have stopped
+// before: what still runs gets errors. It may be called more than once.
+func (b *Bus) Close() error {
+	b.closeOnce.Do(func() {
+		if b.nc != nil {
+			if err := b.nc.Drain(); err != nil { // not connected: nothing to drain
+				b.nc.Close()
+			}
+			select {
+			case <-b.closed:
+			case <-time.After(3 * time.Second):
+				b.nc.Close()
+				<-b.closed
+			}
+		}
+		if b.embedded != nil {
+			b.closeErr = b.embedded.stop()
+		}
+	})
+	return b.closeErr
+}
+
+// Ready is nil when NATS is connected and JetStream has answered within the last seconds; else it says what is wrong and
+// where. It takes at most a second.
+func (b *Bus) Ready() error {
+	b.probe.Lock()
+	defer b.probe.Unlock()
+	if status := b.nc.Status(); status != nats.CONNECTED {
+		err := b.nc.LastError()
+		if err == nil {
+			err = errors.New("connection lost")
+		}
+		return fmt.Errorf("NATS at %s is %s: %w", b.Address(), strings.ToLower(status.String()), err)
+	}
+	if time.Since(b.probe.at) < 2*time.Second {
+		return b.probe.err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if _, err := b.js.AccountInfo(ctx); err != nil {
+		b.probe.err = fmt.Errorf("JetStream at %s does not answer: %w", b.Address(), err)
+	} else {
+		b.probe.err = nil
+	}
+	b.probe.at = time.Now()
+	return b.probe.err
+}
+
+// FarmID is the identity of the farm whose records these are: a ULID that the first Open made.
+func (b *Bus) FarmID() string { return b.id.ID }
+
+// ClientURL is where other processes of this machine reach the embedded server; empty when it does not listen.
+func (b *Bus) ClientURL() string {
+	if b.embedded == nil || b.cfg.Listen == "" {
+		return ""
+	}
+	return b.embedded.srv.ClientURL()
+}
+
+// Address says where NATS is, for logs and errors; passwords are left out.
+func (b *Bus) Address() string {
+	if b.embedded != nil {
+		return "embedded:" + b.cfg.Dir
+	}
+	if connected := b.nc.ConnectedUrlRedacted(); connected != "" {
+		return connected
+	}
+	return redact(b.cfg.URL)
+}
+
+// subject prefixes a subject with the farm's name.
+func (b *Bus) subject(parts ...string) string { return b.cfg.Farm + "." + strings.Join(parts, ".") }
+
+// limit is the size in bytes of the largest record or message: what the server takes, less room for headers.
+func (b *Bus) limit() int { return int(min(b.nc.MaxPayload(), maxPayload)) - 8<<10 }
+
+func (b *Bus) onDisconnect(nc *nats.Conn, err error) {
+	if err != nil { // nil: we closed it
+		b.log.Warn("NATS connection lost", "address", redact(b.cfg.URL), "err", err)
+	}
+}
+
+func (b *Bus) onReconnect(nc *nats.Conn) {
+	b.log.Info("NATS connection is back", "address", nc.ConnectedUrlRedacted())
+}
+
+func (b *Bus) onReconnectFailure(_ *nats.Conn, err error) {
+	b.log.Warn("NATS is not reachable, trying again", "address", redact(b.cfg.URL), "err", err)
+}
+
+func (b *Bus) onAsyncError(_ *nats.Conn, sub *nats.Subscription, err error) {
+	subject := ""
+	if sub != nil {
+		subject = sub.Subject
+	}
+	b.log.Warn("NATS", "subject", subject, "err", err)
+}
+
+// backoff doubles from first to most, with up to a quarter of jitter taken off.
+func backoff(attempt int, first, most time.Duration) time.Duration {
+	d := most
+	if attempt < 16 {
+		d = min(first<<attempt, most)
+	}
+	return d - rand.N(d/4+1)
+}
+
+// redact takes user, password or token out of server addresses.
+func redact(addresses string) string {
+	list := strings.Split(addresses, ",")
+	for i, address := range list {
+		address = strings.TrimSpace(address)
+		if _, host, found := strings.Cut(address, "@"); found {
+			scheme := ""
+			if u, err := url.Parse(address); err == nil && u.Scheme != "" {
+				scheme = u.Scheme + "://"
+			}
+			address = scheme + host
+		}
+		list[i] = address
+	}
+	return strings.Join(list, ",")
+}

@@ -1,0 +1,67 @@
+package bus
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"bakefarm/farm"
+)
+
+// Ledger is the truth about packs, for a process that may write it: a coordinator.
+type Ledger struct{ b *Bus }
+
+// Ledger is the packs' bucket as the image store wants it.
+func (b *Bus) Ledger() Ledger { return Ledger{b} }
+
+// Register makes a pack live. Idempotent for an equal record; ErrConflict when the ID is taken by another.
+func (l Ledger) Register(ctx context.Context, p farm.Pack) error {
+	p.Schema = farm.Schema
+	_, err := l.b.Packs.Create(ctx, p.ID, p)
+	if !errors.Is(err, ErrExists) {
+		return err
+	}
+	have, _, err := l.b.Packs.Get(ctx, p.ID)
+	if err != nil {
+		return err
+	}
+	if same(have, p) {
+		return nil
+	}
+	return fmt.Errorf("pack %s is registered with another record (%s, by %s): %w", p.ID, have.State, have.Writer, ErrConflict)
+}
+
+// same compares two records as they are stored.
+func same(a, b farm.Pack) bool {
+	a.At, b.At = a.At.UTC(), b.At.UTC()
+	x, errX := json.Marshal(a)
+	y, errY := json.Marshal(b)
+	return errX == nil && errY == nil && string(x) == string(y)
+}
+
+// Follow calls fn for every pack's latest change after the sequence given, in order, and then for new ones until ctx ends or
+// fn fails. ErrRewound as in Bucket.Follow.
+func (l Ledger) Follow(ctx context.Context, after uint64, fn func(farm.PackChange) error) error {
+	return l.b.Packs.Follow(ctx, after, func(seq uint64, key string, p *farm.Pack) error {
+		return fn(farm.PackChange{Seq: seq, ID: key, Pack: p})
+	})
+}
+
+// Last is the sequence of the newest change.
+func (l Ledger) Last(ctx context.Context) (uint64, error) { return l.b.Packs.Last(ctx) }
+
+// Identity names this ledger: a projection of another identity must be rebuilt.
+func (l Ledger) Identity(ctx context.Context) (string, error) { return l.b.Packs.Identity(ctx) }
+
+// RemoteLedger is the truth about packs, for a process that only reads it: packs are registered by a coordinator.
+type RemoteLedger struct{ Ledger }
+
+// RemoteLedger is the ledger of workers and APIs.
+func (b *Bus) RemoteLedger() RemoteLedger { return RemoteLedger{Ledger{b}} }
+
+// Register asks a coordinator to make a pack live. Errors as Ledger.Register's, and ErrNoResponder.
+func (l RemoteLedger) Register(ctx context.Context, p farm.Pack) error {
+	_, err := Call[farm.Pack, Empty](ctx, l.b, RegisterPack, p)
+	return err
+}

@@ -1,0 +1,145 @@
+package bus
+
+import (
+	"encoding/json"
+	"time"
+
+	"bakefarm/farm"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Subject is a kind of request. It goes to one of the processes that handle it.
+type Subject string
+
+// The subjects, with their messages.
+const (
+	Claim        Subject = "claim"         // ClaimRequest → ClaimReply
+	Beat         Subject = "beat"          // BeatRequest → BeatReply
+	Report       Subject = "report"        // ReportRequest → ReportReply
+	RegisterPack Subject = "pack.register" // farm.Pack → Empty; idempotent
+	SubmitBake   Subject = "bake.submit"   // SubmitRequest → farm.Bake; idempotent by ID
+	CancelBake   Subject = "bake.cancel"   // CancelRequest → farm.Bake; idempotent
+	Promote      Subject = "promote"       // PromoteRequest → farm.Channel
+	Rollback     Subject = "rollback"      // RollbackRequest → farm.Channel
+)
+
+// Empty is a reply that says nothing but that it worked.
+type Empty struct{}
+
+// ClaimRequest asks to run a shard that a hint named.
+type ClaimRequest struct {
+	Schema  int    `json:"schema"`
+	ShardID string `json:"shard"`
+	Worker  string `json:"worker"` // ID
+}
+
+// ClaimReply grants it, or says why not.
+type ClaimReply struct {
+	Schema  int       `json:"schema"`
+	Granted bool      `json:"granted"`
+	Reason  string    `json:"reason,omitempty"` // for people, when not granted
+	Gone    bool      `json:"gone,omitempty"`   // nothing is left to do: ack the hint; else hand it back
+	Task    farm.Task `json:"task,omitzero"`    // when granted
+}
+
+// BeatRequest says that an attempt is alive, and what it has printed since the last one.
+type BeatRequest struct {
+	Schema  int      `json:"schema"`
+	ShardID string   `json:"shard"`
+	Token   string   `json:"token"`
+	Worker  string   `json:"worker"`
+	Lines   []string `json:"lines,omitempty"`
+}
+
+// BeatReply says whether to go on.
+type BeatReply struct {
+	Schema int    `json:"schema"`
+	Stop   bool   `json:"stop,omitempty"` // the attempt is not wanted any more: drop it, report nothing
+	Reason string `json:"reason,omitempty"`
+}
+
+// ReportRequest ends an attempt: with an Output, or with an Error.
+type ReportRequest struct {
+	Schema  int             `json:"schema"`
+	ShardID string          `json:"shard"`
+	Token   string          `json:"token"`
+	Worker  string          `json:"worker"`
+	Output  json.RawMessage `json:"output,omitempty"`
+	Error   string          `json:"error,omitempty"`
+	Retry   bool            `json:"retry,omitempty"` // the error may pass: another attempt makes sense
+	Took    time.Duration   `json:"took"`
+	Lines   []string        `json:"lines,omitempty"`
+}
+
+// ReportReply says whether the report counted.
+type ReportReply struct {
+	Schema   int    `json:"schema"`
+	Accepted bool   `json:"accepted"`
+	Reason   string `json:"reason,omitempty"`
+}
+
+// SubmitRequest asks for a bake. The recipe's text and the context manifest have been stored as pieces before.
+type SubmitRequest struct {
+	Schema  int           `json:"schema"`
+	ID      string        `json:"id"`   // a ULID, made by the API: the same ID is the same request
+	File    string        `json:"file"` // the recipe's file name, for error messages
+	Recipe  digest.Digest `json:"recipe"`
+	Context digest.Digest `json:"context,omitempty"`
+	Set     []string      `json:"set,omitempty"` // overrides of the recipe, "path=value", in order
+	Rebake  bool          `json:"rebake,omitempty"`
+	// LockOnly: resolve, make the Lock, bake nothing.
+	LockOnly bool `json:"lockOnly,omitempty"`
+}
+
+// CancelRequest withdraws a bake.
+type CancelRequest struct {
+	Schema int    `json:"schema"`
+	ID     string `json:"id"`
+	By     string `json:"by,omitempty"`
+}
+
+// PromoteRequest points a channel to a version.
+type PromoteRequest struct {
+	Schema  int     `json:"schema"`
+	Name    string  `json:"name"`
+	Channel string  `json:"channel"`
+	Version string  `json:"version"`
+	By      string  `json:"by"`
+	Expect  *uint64 `json:"expect,omitempty"` // move number that the channel must be at; 0: there is none yet
+}
+
+// RollbackRequest points a channel back.
+type RollbackRequest struct {
+	Schema  int    `json:"schema"`
+	Name    string `json:"name"`
+	Channel string `json:"channel"`
+	To      string `json:"to,omitempty"` // version; empty: the one before
+	By      string `json:"by"`
+}
+
+// CancelShard is broadcast to every worker: whoever runs this attempt stops. A worker that misses it is told at its next beat.
+type CancelShard struct {
+	Schema  int    `json:"schema"`
+	ShardID string `json:"shard"`
+	Token   string `json:"token"`
+}
+
+// hint is the payload of the work queue.
+type hint struct {
+	Schema  int    `json:"schema"`
+	ShardID string `json:"shard"`
+}
+
+func (m *ClaimRequest) schema() *int    { return &m.Schema }
+func (m *ClaimReply) schema() *int      { return &m.Schema }
+func (m *BeatRequest) schema() *int     { return &m.Schema }
+func (m *BeatReply) schema() *int       { return &m.Schema }
+func (m *ReportRequest) schema() *int   { return &m.Schema }
+func (m *ReportReply) schema() *int     { return &m.Schema }
+func (m *SubmitRequest) schema() *int   { return &m.Schema }
+func (m *CancelRequest) schema() *int   { return &m.Schema }
+func (m *PromoteRequest) schema() *int  { return &m.Schema }
+func (m *RollbackRequest) schema() *int { return &m.Schema }
+func (m *CancelShard) schema() *int     { return &m.Schema }
+func (m *hint) schema() *int            { return &m.Schema }
