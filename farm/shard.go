@@ -82,6 +82,7 @@ type Shard struct {
 	History  []Attempt       `json:"history,omitempty"` // failed and lost attempts, oldest first, at most MaxHistory
 	Output   json.RawMessage `json:"output,omitempty"`  // the kind's output (package plan), when done
 	QueuedAt time.Time       `json:"queuedAt"`          // for people and metrics: no decision depends on it
+	Took     time.Duration   `json:"took,omitempty"`    // the worker's own time, when done
 	DoneAt   time.Time       `json:"doneAt,omitzero"`
 }
 
