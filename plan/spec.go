@@ -91,15 +91,23 @@ type CutSpec struct {
 	Segment *Segment           `json:"segment,omitempty"` // with exactly one entry
 }
 
-// Segment is one chunk of a large file.
+// Segment is one chunk of a large file. The entry has the file's whole Size, and of its Chunks this one alone: specs of
+// a file with thousands of them would be quadratic. What comes out of a segment after the first, its inventory included,
+// depends on the chunk's bytes and Last only, never on the entry's path, owner or mode: its key does not cover them.
 type Segment struct {
-	Chunk int  `json:"chunk"` // index into the entry's Chunks
-	Last  bool `json:"last"`
+	Chunk int  `json:"chunk"` // index of the chunk in the file; 0: the tar header comes first and the inventory has the path
+	Last  bool `json:"last"`  // the padding comes last
 }
+
+// Roles of layers.
+const (
+	RoleOS  = "os"
+	RoleApp = "app"
+)
 
 // AssembleSpec asks for a layer. The outputs of the shard's dependencies (Members) are its members, in their order.
 type AssembleSpec struct {
-	Role string             `json:"role"`           // "os" or "app"
+	Role string             `json:"role"`           // RoleOS or RoleApp
 	Dirs []recipe.TreeEntry `json:"dirs,omitempty"` // app: directories for the head, sorted
 	OS   *AssembleOS        `json:"os,omitempty"`
 }

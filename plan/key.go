@@ -1,0 +1,144 @@
+package plan
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"bakefarm/farm"
+	"bakefarm/recipe"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Key returns the name of a shard's work: the digest of its kind, the kind's format number and its inputs. Inputs are
+// structs, so that JSON writes their fields in one order; text in them is UTF-8, since JSON would make different bytes
+// that are not UTF-8 the same.
+func Key(kind farm.Kind, inputs any) digest.Digest {
+	format, ok := Formats[kind]
+	if !ok {
+		panic("plan: no format number for shard kind " + string(kind))
+	}
+	raw, err := json.Marshal(struct {
+		Kind   farm.Kind `json:"kind"`
+		Format int       `json:"format"`
+		Inputs any       `json:"inputs"`
+	}{kind, format, inputs})
+	if err != nil {
+		panic("plan: inputs always encode: " + err.Error())
+	}
+	return digest.FromBytes(raw)
+}
+
+// Observe is the shard of an observation. Its key names the question; the answer changes with time.
+func Observe(spec ObserveSpec) Shard {
+	return newShard(farm.KindObserve, spec.Suite+" "+spec.Arch, spec, spec)
+}
+
+// Solve is the shard that answers an OS request. The key covers what the answer depends on: the request without the
+// place to ask, and each index by content, with its base since the answer has URLs; not the evidence.
+func Solve(spec SolveSpec) Shard {
+	type index struct {
+		Base      string        `json:"base"`
+		Suite     string        `json:"suite"`
+		Codename  string        `json:"codename"`
+		Component string        `json:"component"`
+		Name      string        `json:"name"`
+		Packages  digest.Digest `json:"packages"`
+	}
+	type inputs struct {
+		Suite    string   `json:"suite"`
+		Variant  string   `json:"variant"`
+		Packages []string `json:"packages"`
+		Scripts  string   `json:"scripts"`
+		Arch     string   `json:"arch"`
+		Indexes  []index  `json:"indexes"`
+	}
+	d := spec.Debian
+	in := inputs{Suite: d.Suite, Variant: d.Variant, Packages: d.Packages, Scripts: d.Scripts, Arch: spec.Arch}
+	for _, i := range spec.Indexes {
+		in.Indexes = append(in.Indexes, index{i.Base, i.Suite, i.Codename, i.Component, i.Name, i.Packages})
+	}
+	return newShard(farm.KindSolve, d.Suite+" "+spec.Arch, spec, in)
+}
+
+// Convert is the shard of one package. The key covers its content and what is kept of it, nothing else: neither where
+// it comes from nor what the Lock calls it.
+func Convert(spec ConvertSpec) Shard {
+	type inputs struct {
+		SHA256 digest.Digest `json:"sha256"`
+		Keep   []string      `json:"keep,omitempty"`
+	}
+	p := spec.Package
+	return newShard(farm.KindConvert, p.Name+" "+p.Version, spec, inputs{p.SHA256, spec.Keep})
+}
+
+// Cut is the shard of one run of app files. The key covers the entries as they are; of the second and later segments of
+// a large file only the bytes, since no header is among them: the file may move or get another owner.
+func Cut(spec CutSpec) Shard {
+	if s := spec.Segment; s != nil && s.Chunk > 0 {
+		type inputs struct {
+			Chunk digest.Digest `json:"chunk"`
+			Size  int64         `json:"size"`
+			Last  bool          `json:"last"`
+		}
+		e := spec.Entries[0]
+		return newShard(farm.KindCut, cutLabel(spec), spec, inputs{e.Chunks[0], segmentSize(e.Size, s.Chunk), s.Last})
+	}
+	return newShard(farm.KindCut, cutLabel(spec), spec, spec)
+}
+
+// Assemble is the shard of a layer; members are the keys of the shards whose outputs it is made of, in order. The key
+// covers these and what the head is made of beside the members.
+func Assemble(spec AssembleSpec, members []digest.Digest) Shard {
+	type system struct {
+		Suite string `json:"suite"`
+		Arch  string `json:"arch"`
+	}
+	type inputs struct {
+		Role    string             `json:"role"`
+		Dirs    []recipe.TreeEntry `json:"dirs,omitempty"`
+		OS      *system            `json:"os,omitempty"`
+		Members []digest.Digest    `json:"members"`
+	}
+	in, subject := inputs{Role: spec.Role, Dirs: spec.Dirs, Members: members}, spec.Role+" layer"
+	if spec.OS != nil {
+		in.OS = &system{spec.OS.Suite, spec.OS.Arch}
+		subject += " " + spec.OS.Suite + " " + spec.OS.Arch
+	}
+	s := newShard(farm.KindAssemble, subject, spec, in)
+	s.Deps = members
+	return s
+}
+
+// Image is the shard of an OCI image; layers are the keys of its assemble shards, from the bottom.
+func Image(spec ImageSpec, layers []digest.Digest) Shard {
+	type inputs struct {
+		ImageSpec
+		Layers []digest.Digest `json:"layers"`
+	}
+	s := newShard(farm.KindImage, spec.Platform, spec, inputs{spec, layers})
+	s.Deps = layers
+	return s
+}
+
+func newShard(kind farm.Kind, subject string, spec, inputs any) Shard {
+	return Shard{
+		Key:   Key(kind, inputs),
+		Kind:  kind,
+		Class: farm.Class("any", kind), // none of these kinds runs code of the image's architecture
+		Label: string(kind) + " " + subject,
+		Spec:  spec,
+	}
+}
+
+func cutLabel(spec CutSpec) string {
+	first, last := spec.Entries[0], spec.Entries[len(spec.Entries)-1]
+	switch n := len(spec.Entries); {
+	case spec.Segment != nil:
+		return fmt.Sprintf("%s (part %d of %d)", first.Path, spec.Segment.Chunk+1, segments(first.Size))
+	case n == 1:
+		return first.Path
+	default:
+		return fmt.Sprintf("%s … %s (%d files)", first.Path, last.Path, n)
+	}
+}

@@ -1,0 +1,277 @@
+package plan
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"bakefarm/farm"
+	"bakefarm/recipe"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Plan is the DAG of one bake's shards.
+type Plan struct {
+	Shards []Shard // dependencies before what depends on them; no key twice
+	Images []Output
+}
+
+// Shard is one unit of work before anybody wants it.
+type Shard struct {
+	Key   digest.Digest
+	Kind  farm.Kind
+	Class string // farm.Class
+	Label string // the kind, a space, and what it is about: "convert libc6 2.36-9"
+	Spec  any    // the kind's spec of this package: JSON
+	// Deps are the keys of the shards whose outputs the spec refers to, in the spec's order. A key may stand here more
+	// than once: two equal chunks of a file are one shard.
+	Deps []digest.Digest
+}
+
+// Output is an image that the plan makes.
+type Output struct {
+	Kind     string // "oci"
+	Platform string
+	Shard    digest.Digest // key of the image shard
+}
+
+// MaxShards bounds a plan.
+const MaxShards = 100_000
+
+// debArches maps an OCI platform to the Debian architecture that runs on it.
+var debArches = map[string]string{
+	"linux/386":      "i386",
+	"linux/amd64":    "amd64",
+	"linux/arm/v5":   "armel",
+	"linux/arm/v7":   "armhf",
+	"linux/arm64":    "arm64",
+	"linux/arm64/v8": "arm64",
+	"linux/loong64":  "loong64",
+	"linux/mips64le": "mips64el",
+	"linux/ppc64le":  "ppc64el",
+	"linux/riscv64":  "riscv64",
+	"linux/s390x":    "s390x",
+}
+
+// DebArch returns the Debian architecture of an OCI platform.
+func DebArch(platform string) (string, error) {
+	arch, ok := debArches[platform]
+	if !ok {
+		return "", fmt.Errorf("platform %q: no Debian architecture runs on it; known are %s",
+			platform, strings.Join(slices.Sorted(maps.Keys(debArches)), ", "))
+	}
+	return arch, nil
+}
+
+// Question is what a recipe asks of the world for one platform before it can be locked.
+type Question struct {
+	Platform string
+	Observe  ObserveSpec
+	Debian   recipe.Debian // what to solve against the answer
+}
+
+// Solve returns the shard that answers the question, given what was observed.
+func (q Question) Solve(observed ObserveOutput) Shard {
+	return Solve(SolveSpec{Debian: q.Debian, Arch: q.Observe.Arch, Indexes: observed.Indexes})
+}
+
+// Resolve returns the questions of a recipe, one for each platform of its outputs, sorted; none when it is all there
+// already, as over scratch.
+func Resolve(r *recipe.Recipe) ([]Question, error) {
+	if r.OS.Debian == nil {
+		return nil, nil
+	}
+	d := *r.OS.Debian
+	var questions []Question
+	for _, platform := range platforms(r.Outputs) {
+		arch, err := DebArch(platform)
+		if err != nil {
+			return nil, err
+		}
+		questions = append(questions, Question{
+			Platform: platform,
+			Observe:  ObserveSpec{Suite: d.Suite, Arch: arch, Mirror: d.Mirror, Keyring: d.Keyring},
+			Debian:   d,
+		})
+	}
+	return questions, nil
+}
+
+// Lock puts together what a recipe resolved to: the answers to its questions by platform, and its app as
+// recipe.BuildTrees made it, one tree for each item.
+func Lock(r *recipe.Recipe, packages map[string][]recipe.LockedPackage, trees []*recipe.Tree) *recipe.Lock {
+	l := &recipe.Lock{APIVersion: recipe.LockVersion, Config: r.Config, Outputs: r.Outputs}
+	kinds := []farm.Kind{farm.KindAssemble, farm.KindImage}
+	if d := r.OS.Debian; d != nil {
+		l.OS.Debian = &recipe.LockedDebian{Suite: d.Suite, Scripts: d.Scripts, Platforms: packages}
+		kinds = append(kinds, farm.KindConvert)
+	} else {
+		l.OS.Scratch = true
+	}
+	for _, t := range trees {
+		l.App = append(l.App, t.Locked())
+	}
+	if len(trees) > 0 {
+		kinds = append(kinds, farm.KindCut)
+	}
+	l.Formats = make(map[string]int, len(kinds))
+	for _, kind := range kinds {
+		l.Formats[string(kind)] = Formats[kind]
+	}
+	return l
+}
+
+// New plans a bake: one layer for the OS of each platform, with the packages in the Lock's order, one for the app, all
+// items merged, and the images over them. trees are those that the Lock names, in its order. urls says where a package
+// can be fetched; no key depends on it.
+func New(lock *recipe.Lock, trees []*recipe.Tree, urls func(recipe.LockedPackage) []string) (*Plan, error) {
+	if err := check(lock, trees); err != nil {
+		return nil, err
+	}
+	b := builder{seen: make(map[digest.Digest]bool)}
+	app, err := b.app(lock, trees)
+	if err != nil {
+		return nil, err
+	}
+	for _, platform := range platforms(lock.Outputs) {
+		spec := ImageSpec{Platform: platform, Config: lock.Config}
+		var layers []digest.Digest
+		if lock.OS.Debian != nil {
+			os, err := b.debian(lock.OS.Debian, platform, urls)
+			if err != nil {
+				return nil, err
+			}
+			if os != "" {
+				spec.Roles, layers = append(spec.Roles, RoleOS), append(layers, os)
+			}
+		}
+		if app != "" {
+			spec.Roles, layers = append(spec.Roles, RoleApp), append(layers, app)
+		}
+		if len(layers) == 0 {
+			return nil, fmt.Errorf("%s: neither a package nor an app file: the image would be empty", platform)
+		}
+		b.images = append(b.images, Output{Kind: "oci", Platform: platform, Shard: b.add(Image(spec, layers))})
+	}
+	if len(b.images) == 0 {
+		return nil, errors.New("lock: no output")
+	}
+	if len(b.shards) > MaxShards {
+		return nil, fmt.Errorf("the bake has %d shards, more than %d; pack small parts of the app together", len(b.shards), MaxShards)
+	}
+	return &Plan{Shards: b.shards, Images: b.images}, nil
+}
+
+// check refuses what would make a plan that is not the Lock's.
+func check(lock *recipe.Lock, trees []*recipe.Tree) error {
+	for kind, format := range lock.Formats {
+		if ours, ok := Formats[farm.Kind(kind)]; !ok || ours != format {
+			return fmt.Errorf("lock: made with format %d of %s, this release makes format %d: lock the recipe again", format, kind, ours)
+		}
+	}
+	if (lock.OS.Debian != nil) == lock.OS.Scratch {
+		return errors.New("lock: os: want exactly one of debian and scratch")
+	}
+	if len(trees) != len(lock.App) {
+		return fmt.Errorf("lock: %d app items, but %d trees", len(lock.App), len(trees))
+	}
+	for i, t := range trees {
+		if locked := t.Locked(); locked != lock.App[i] {
+			return fmt.Errorf("lock: app[%d] is the tree %s, not %s", i, lock.App[i].Tree, locked.Tree)
+		}
+	}
+	return nil
+}
+
+// platforms returns the platforms of all OCI outputs, sorted, each once.
+func platforms(outputs []recipe.Output) []string {
+	var all []string
+	for _, o := range outputs {
+		if o.OCI != nil {
+			all = append(all, o.OCI.Platforms...)
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// builder collects shards in topological order.
+type builder struct {
+	shards []Shard
+	images []Output
+	seen   map[digest.Digest]bool
+}
+
+func (b *builder) add(s Shard) digest.Digest {
+	if !b.seen[s.Key] {
+		b.seen[s.Key] = true
+		b.shards = append(b.shards, s)
+	}
+	return s.Key
+}
+
+// debian adds the shards of an OS layer and returns the layer's key, empty when there is no package.
+func (b *builder) debian(os *recipe.LockedDebian, platform string, urls func(recipe.LockedPackage) []string) (digest.Digest, error) {
+	arch, err := DebArch(platform)
+	if err != nil {
+		return "", err
+	}
+	packages, ok := os.Platforms[platform]
+	if !ok {
+		return "", fmt.Errorf("lock: os: no packages for %s", platform)
+	}
+	var members []digest.Digest
+	for i, p := range packages {
+		if err := p.SHA256.Validate(); err != nil {
+			return "", fmt.Errorf("lock: os: package %q: %w", p.Name, err)
+		}
+		if i > 0 && !before(packages[i-1], p) {
+			return "", fmt.Errorf("lock: os: %s %s comes after %s %s: want each package once, sorted by name and architecture",
+				p.Name, p.Arch, packages[i-1].Name, packages[i-1].Arch)
+		}
+		members = append(members, b.add(Convert(ConvertSpec{Package: p, URLs: urls(p)})))
+	}
+	if len(members) == 0 {
+		return "", nil
+	}
+	return b.add(Assemble(AssembleSpec{Role: RoleOS, OS: &AssembleOS{Suite: os.Suite, Arch: arch, Packages: packages}}, members)), nil
+}
+
+func before(a, b recipe.LockedPackage) bool {
+	return a.Name < b.Name || a.Name == b.Name && a.Arch < b.Arch
+}
+
+// app adds the shards of the app layer and returns the layer's key, empty when there is nothing in it.
+func (b *builder) app(lock *recipe.Lock, trees []*recipe.Tree) (digest.Digest, error) {
+	if lock.OS.Debian != nil {
+		merged := make([]*recipe.Tree, len(trees))
+		for i, t := range trees {
+			var err error
+			if merged[i], err = t.MergeUsr(); err != nil {
+				return "", fmt.Errorf("app[%d].%w", i, err)
+			}
+		}
+		trees = merged
+	}
+	tree, err := recipe.MergeTrees(trees...)
+	if err != nil || len(tree.Entries) == 0 {
+		return "", err
+	}
+	spec := AssembleSpec{Role: RoleApp}
+	var files []recipe.TreeEntry
+	for _, e := range tree.Entries {
+		if e.Type == recipe.TypeDir {
+			spec.Dirs = append(spec.Dirs, e)
+		} else {
+			files = append(files, e)
+		}
+	}
+	var members []digest.Digest
+	for _, run := range Runs(files) {
+		members = append(members, b.add(Cut(run)))
+	}
+	return b.add(Assemble(spec, members)), nil
+}
