@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net/url"
 	"regexp"
 	"strings"
 	"sync"
@@ -20,15 +19,16 @@ import (
 
 // Config says where NATS is and what the farm is called there.
 type Config struct {
-	URL        string       // of an external NATS server, or several, separated by commas; empty: embedded
-	Creds      string       // external: path of a credentials file (JWT and seed); empty: what the URL says
-	Dir        string       // embedded: JetStream's directory
-	Listen     string       // embedded: loopback host:port for other processes of this machine (port 0: any); empty: this process only
-	SyncAlways bool         // embedded: every write waits for the disk; see the package comment
-	Farm       string       // prefix of every bucket, stream and subject; default "bakefarm"
-	Replicas   int          // of what is created here; 0: 1, and what exists keeps its number; embedded: always 1
-	Name       string       // of the connection, for NATS's own monitoring; default Farm
-	Log        *slog.Logger // default slog.Default()
+	URL        string        // of an external NATS server, or several, separated by commas; empty: embedded
+	Creds      string        // external: path of a credentials file (JWT and seed); empty: what the URL says
+	Dir        string        // embedded: JetStream's directory
+	Listen     string        // embedded: loopback host:port for other processes of this machine (port 0: any); empty: this process only
+	SyncAlways bool          // embedded: every write waits for the disk; see the package comment
+	Farm       string        // prefix of every bucket, stream and subject; default "bakefarm"
+	Replicas   int           // of what is created here; 0: 1, and what exists keeps its number; embedded: always 1
+	WorkerTTL  time.Duration // a worker's record vanishes so long after its last Put; default 30 s
+	Name       string        // of the connection, for NATS's own monitoring; default Farm
+	Log        *slog.Logger  // default slog.Default()
 }
 
 // Bus is a process's connection to the farm's NATS. Its methods may be used by many goroutines.
@@ -42,7 +42,7 @@ type Bus struct {
 	Publications *Bucket[farm.Publication] // by name@channel@version@hash(target)
 	Requests     *Bucket[farm.RequestLock] // by request digest, hex
 	Tags         *Bucket[farm.Tag]         // by repository@tag
-	Workers      *Bucket[farm.Worker]      // by worker ID; a record lives WorkerTTL
+	Workers      *Bucket[farm.Worker]      // by worker ID; a record lives Config.WorkerTTL
 	Packs        *Bucket[farm.Pack]        // by pack ID
 
 	cfg      Config
@@ -83,6 +83,9 @@ func Open(ctx context.Context, c Config) (*Bus, error) {
 	}
 	if c.Replicas < 0 || c.Replicas > 5 {
 		return nil, fmt.Errorf("bus: %d replicas: JetStream makes 1 to 5", c.Replicas)
+	}
+	if c.WorkerTTL == 0 {
+		c.WorkerTTL = 30 * time.Second
 	}
 	if c.Log == nil {
 		c.Log = slog.Default()
@@ -277,12 +280,14 @@ func redact(addresses string) string {
 	list := strings.Split(addresses, ",")
 	for i, address := range list {
 		address = strings.TrimSpace(address)
-		if _, host, found := strings.Cut(address, "@"); found {
-			scheme := ""
-			if u, err := url.Parse(address); err == nil && u.Scheme != "" {
-				scheme = u.Scheme + "://"
+		if at := strings.LastIndexByte(address, '@'); at >= 0 { // url.Parse would refuse some of them, and quote them in its error
+			scheme, _, found := strings.Cut(address[:at], "://")
+			if found {
+				scheme += "://"
+			} else {
+				scheme = ""
 			}
-			address = scheme + host
+			address = scheme + address[at+1:]
 		}
 		list[i] = address
 	}

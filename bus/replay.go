@@ -42,9 +42,12 @@ func (b *Bus) replay(ctx context.Context, s stream, r reading, fn func(delivery)
 		err := b.replayOnce(ctx, s, &r, fn)
 		var stopped callerError
 		switch {
-		case err == nil, errors.Is(err, ErrStop):
+		case err == nil:
 			return nil
 		case errors.As(err, &stopped):
+			if errors.Is(stopped.error, ErrStop) {
+				return nil
+			}
 			return stopped.error
 		case ctx.Err() != nil:
 			return context.Cause(ctx)

@@ -14,7 +14,6 @@ import (
 
 // Times and bounds of what JetStream keeps.
 const (
-	WorkerTTL   = 30 * time.Second // a worker's record vanishes so long after its last Put
 	EventAge    = 48 * time.Hour   // events are dropped when older, or
 	EventBytes  = 512 << 20        // when there are more of them
 	HintAckWait = 30 * time.Second // a hint that was fetched and neither acked nor renewed comes again
@@ -72,7 +71,7 @@ func (b *Bus) prepare(ctx context.Context) error {
 	b.Publications = must[farm.Publication](ctx, b, "publications", 0, &err)
 	b.Requests = must[farm.RequestLock](ctx, b, "requests", 0, &err)
 	b.Tags = must[farm.Tag](ctx, b, "tags", 0, &err)
-	b.Workers = must[farm.Worker](ctx, b, "workers", WorkerTTL, &err)
+	b.Workers = must[farm.Worker](ctx, b, "workers", b.cfg.WorkerTTL, &err)
 	b.Packs = must[farm.Pack](ctx, b, "packs", 0, &err)
 	if err != nil {
 		return err
