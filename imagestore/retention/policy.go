@@ -1,0 +1,38 @@
+package retention
+
+import (
+	"path"
+)
+
+// Policy is an ordered list of rules. For each name the first rule whose glob matches decides alone.
+type Policy struct {
+	Rules []Rule
+}
+
+// Rule says how long versions of the names that it matches are kept. A version is kept when any field keeps it.
+type Rule struct {
+	Match    string   // glob over the whole image name: * within a path component, ? one character, [a-z]; "**" matches any name
+	KeepLast int      // the newest so many versions of each name; 0: not set
+	KeepFor  Duration // versions baked less than so long ago; 0: not set
+}
+
+// Default is the policy of a farm that was given none: the last ten versions of every name, and all of the last 30 days.
+var Default = Policy{Rules: []Rule{{Match: "**", KeepLast: 10, KeepFor: Duration(30 * day)}}}
+
+// ruleFor finds the rule that decides about a name and its number, from 1; nil when none matches.
+func (p Policy) ruleFor(name string) (*Rule, int) {
+	for i := range p.Rules {
+		if p.Rules[i].matches(name) {
+			return &p.Rules[i], i + 1
+		}
+	}
+	return nil, 0
+}
+
+func (r *Rule) matches(name string) bool {
+	if r.Match == "**" {
+		return true
+	}
+	ok, err := path.Match(r.Match, name)
+	return ok && err == nil // ParsePolicy refuses what path.Match can't read
+}
