@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"math/rand/v2"
+	"net/url"
 	"regexp"
 	"strings"
 	"sync"
@@ -56,6 +58,7 @@ type Bus struct {
 	events   stream
 	channels stream
 
+	replays   sync.Map      // *context.CancelFunc → context.CancelFunc of every replay that runs
 	closed    chan struct{} // closed when the connection is
 	closeOnce sync.Once
 	closeErr  error
@@ -97,6 +100,7 @@ func Open(ctx context.Context, c Config) (*Bus, error) {
 	options := []nats.Option{
 		nats.Name(c.Name),
 		nats.MaxReconnects(-1),
+		nats.IgnoreAuthErrorAbort(), // else the second refusal in a row closes the connection for good
 		nats.CustomReconnectDelay(func(attempts int) time.Duration { return backoff(attempts, 100*time.Millisecond, 5*time.Second) }),
 		nats.PingInterval(10 * time.Second),
 		nats.MaxPingsOutstanding(2),
@@ -149,6 +153,9 @@ func (b *Bus) connect(ctx context.Context, address string, options []nats.Option
 func (b *Bus) connectOnce(ctx context.Context, address string, options []nats.Option) error {
 	if b.nc == nil {
 		nc, err := nats.Connect(address, options...)
+		if parse := (*url.Error)(nil); errors.As(err, &parse) {
+			parse.URL = redact(parse.URL) // it goes into logs
+		}
 		if err != nil {
 			return err
 		}
@@ -162,10 +169,10 @@ func (b *Bus) connectOnce(ctx context.Context, address string, options []nats.Op
 	return b.prepare(ctx)
 }
 
-// permanent reports whether trying again is of no use.
+// permanent reports whether trying again is of no use: the configuration is wrong.
 func permanent(err error) bool {
-	return errors.Is(err, errOther) || errors.Is(err, nats.ErrJetStreamNotEnabledForAccount) ||
-		errors.Is(err, nats.ErrNoServers) && !errors.Is(err, nats.ErrTimeout) && strings.Contains(err.Error(), "parse")
+	var parse *url.Error
+	return errors.Is(err, errOther) || errors.Is(err, nats.ErrAuthorization) || errors.Is(err, fs.ErrNotExist) || errors.As(err, &parse)
 }
 
 // Close drains and closes the connection and then stops the embedded server. Whoever uses the bus should have stopped
@@ -252,6 +259,10 @@ func (b *Bus) onDisconnect(nc *nats.Conn, err error) {
 
 func (b *Bus) onReconnect(nc *nats.Conn) {
 	b.log.Info("NATS connection is back", "address", nc.ConnectedUrlRedacted())
+	b.replays.Range(func(_, cancel any) bool {
+		cancel.(context.CancelFunc)()
+		return true
+	})
 }
 
 func (b *Bus) onReconnectFailure(_ *nats.Conn, err error) {

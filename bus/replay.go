@@ -91,6 +91,8 @@ func (b *Bus) replayOnce(ctx context.Context, s stream, r *reading, fn func(deli
 	if len(config.FilterSubjects) == 1 {
 		config.FilterSubject, config.FilterSubjects = config.FilterSubjects[0], nil
 	}
+	ctx, done := b.untilReconnect(ctx)
+	defer done()
 	consumer, err := b.js.CreateConsumer(ctx, s.name, config)
 	if err != nil {
 		return err
@@ -131,6 +133,17 @@ func (b *Bus) replayOnce(ctx context.Context, s stream, r *reading, fn func(deli
 		if r.once && meta.NumPending == 0 {
 			return nil
 		}
+	}
+}
+
+// untilReconnect derives a context that also ends when the connection has been lost and is back: the consumer may have gone
+// with the server that held it, and waiting for its missing heartbeats takes seconds.
+func (b *Bus) untilReconnect(ctx context.Context) (_ context.Context, done func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	b.replays.Store(&cancel, cancel)
+	return ctx, func() {
+		b.replays.Delete(&cancel)
+		cancel()
 	}
 }
 

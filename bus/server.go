@@ -59,17 +59,18 @@ func startServer(ctx context.Context, c Config) (*embedded, error) {
 	srv.SetLoggerV2(logger, false, false, false)
 	e := &embedded{srv: srv, lock: lock}
 	srv.Start()
-	for ready := false; !ready; {
-		ready = srv.ReadyForConnections(50 * time.Millisecond)
+	for !srv.ReadyForConnections(20*time.Millisecond) || !srv.JetStreamEnabled() {
+		err := logger.failure()
 		switch {
-		case ready && srv.JetStreamEnabled():
-		case !srv.Running() || ready || ctx.Err() != nil:
-			err := context.Cause(ctx)
-			if last := logger.lastError(); err == nil {
-				err = errors.New(last)
-			}
-			return nil, errors.Join(fmt.Errorf("bus: embedded NATS server in %s did not start: %w", c.Dir, err), e.stop())
+		case err != nil:
+		case ctx.Err() != nil:
+			err = context.Cause(ctx)
+		case !srv.Running():
+			err = errors.New("it stopped; its log says why")
+		default:
+			continue
 		}
+		return nil, errors.Join(fmt.Errorf("bus: embedded NATS server in %s did not start: %w", c.Dir, err), e.stop())
 	}
 	return e, nil
 }
