@@ -1,0 +1,137 @@
+package api
+
+import (
+	"time"
+
+	"bakefarm/farm"
+	"bakefarm/imagestore/retention"
+	"bakefarm/recipe"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// BakeRequest is the body of POST /v1/bakes.
+type BakeRequest struct {
+	File     string          `json:"file" doc:"Name of the recipe's file, for error messages" maxLength:"1024"`
+	Recipe   string          `json:"recipe" doc:"Text of the recipe (YAML)"`
+	Set      []string        `json:"set,omitempty" doc:"Overrides of the recipe, path=value, in order" maxItems:"1000"`
+	Context  *recipe.Context `json:"context,omitempty" doc:"Manifest of the context directory"`
+	Rebake   bool            `json:"rebake,omitempty" doc:"Keep the Lock, ignore the cache, and fail if other bytes come out"`
+	LockOnly bool            `json:"lockOnly,omitempty" doc:"Resolve the recipe to its Lock and stop"`
+}
+
+// Bake is a bake as the API shows it. Its first seven fields are what `bakefarm bake -o json` prints.
+type Bake struct {
+	ID      string         `json:"bake"`
+	Key     digest.Digest  `json:"key"`
+	Cached  bool           `json:"cached"`
+	State   farm.BakeState `json:"state"`
+	Version string         `json:"version"`
+	Images  []Image        `json:"images"`
+
+	Name       string          `json:"name"`
+	File       string          `json:"file,omitempty"`
+	Rebake     bool            `json:"rebake,omitempty"`
+	LockOnly   bool            `json:"lockOnly,omitempty"`
+	Error      string          `json:"error,omitempty"`
+	Lock       digest.Digest   `json:"lock,omitempty"`
+	From       string          `json:"from,omitempty" doc:"Cached: the bake that made the images"`
+	Published  *farm.Published `json:"published,omitempty"`
+	AcceptedAt time.Time       `json:"acceptedAt"`
+	DoneAt     time.Time       `json:"doneAt,omitzero"`
+}
+
+// Image is an image as the API shows it.
+type Image struct {
+	Name     string        `json:"name"`
+	Digest   digest.Digest `json:"digest"`
+	Kind     string        `json:"kind" enum:"oci,disk"`
+	Platform string        `json:"platform"`
+	Format   string        `json:"format"`
+	Size     int64         `json:"size" doc:"Compressed bytes: manifest, config and layers"`
+	Ref      string        `json:"ref" doc:"name:version"`
+}
+
+// CatalogImage is an image in the catalog.
+type CatalogImage struct {
+	Image
+	Version   string        `json:"version"`
+	Sequence  uint64        `json:"sequence" doc:"Counts the versions of the name"`
+	Key       digest.Digest `json:"key"`
+	Lock      digest.Digest `json:"lock"`
+	Bake      string        `json:"bake"`
+	Channels  []string      `json:"channels" doc:"Channels that point to its version"`
+	CreatedAt time.Time     `json:"createdAt"`
+}
+
+// Page is one page of a list. Next is the cursor of the following page; empty on the last.
+type Page[T any] struct {
+	Items []T    `json:"items"`
+	Next  string `json:"next,omitempty"`
+}
+
+// Channel is a channel with its latest history and where its version was published.
+type Channel struct {
+	farm.Channel
+	History      []farm.ChannelMove `json:"history,omitempty" doc:"Newest first"`
+	Publications []farm.Publication `json:"publications,omitempty"`
+}
+
+// PromoteRequest is the body of POST /v1/channels/{name}/{channel}/promote.
+type PromoteRequest struct {
+	Version string  `json:"version" doc:"A version of the name, or another of its channels"`
+	By      string  `json:"by,omitempty" maxLength:"256"`
+	Expect  *uint64 `json:"expect,omitempty" doc:"Number of the channel's latest move: the request is refused when somebody else moved it since"`
+}
+
+// RollbackRequest is the body of POST /v1/channels/{name}/{channel}/rollback.
+type RollbackRequest struct {
+	To string `json:"to,omitempty" doc:"A version of the rollback window; the previous one by default"`
+	By string `json:"by,omitempty" maxLength:"256"`
+}
+
+// RetentionRequest is the body of POST /v1/retention/plan.
+type RetentionRequest struct {
+	File   string `json:"file,omitempty" doc:"Name of the policy's file, for error messages" maxLength:"1024"`
+	Policy string `json:"policy,omitempty" doc:"Text of the policy (YAML); the default policy when empty"`
+}
+
+// RetentionPlan is what a policy would do now.
+type RetentionPlan struct {
+	Verdicts []retention.Verdict `json:"verdicts"`
+	Keep     int                 `json:"keep"`
+	Expire   int                 `json:"expire"`
+}
+
+// Release says which bakefarm answers.
+type Release struct {
+	Version string `json:"version"`
+	Commit  string `json:"commit,omitempty"`
+	Go      string `json:"go"`
+	Farm    string `json:"farm,omitempty" doc:"Identity of the farm"`
+}
+
+// Problem is an error in the form of RFC 9457, application/problem+json.
+type Problem struct {
+	Type    string          `json:"type,omitempty"`
+	Title   string          `json:"title,omitempty"`
+	Status  int             `json:"status,omitempty"`
+	Detail  string          `json:"detail,omitempty"`
+	Errors  []ProblemDetail `json:"errors,omitempty"`
+	Missing []digest.Digest `json:"missing,omitempty"` // of type ProblemMissing: chunks to upload first
+}
+
+// ProblemDetail is one of several things that are wrong with a request.
+type ProblemDetail struct {
+	Message  string `json:"message,omitempty"`
+	Location string `json:"location,omitempty"`
+	Value    any    `json:"value,omitempty"`
+}
+
+// ProblemMissing is the type of the problem that POST /v1/bakes answers while the store lacks chunks of the context. Upload
+// the chunks that it lists with POST /v1/chunks, then post again with the same Idempotency-Key.
+const ProblemMissing = "urn:bakefarm:problem:missing-chunks"
+
+// ChunksType is the media type of POST /v1/chunks: any number of frames, each the 32 bytes of a chunk's sha256, its length
+// as 4 bytes big-endian, and its bytes.
+const ChunksType = "application/vnd.bakefarm.chunks"
