@@ -21,8 +21,10 @@
 // An alternative that the set already satisfies is taken. Otherwise alternatives are tried from left to right, each
 // first as the real package, then as its providers: essential ones first, then by priority, then by name. (Where apt
 // itself has no rule left, it takes what its cache saw first; the name is the rule here.) An alternative whose own
-// dependencies or conflicts cannot be met is undone and the next one is tried; a choice that was made before and stands
-// is not reopened, so a set that exists only after reopening one is refused, with both packages named.
+// dependencies or conflicts cannot be met is undone and the next one is tried. What the request cannot be without, through
+// dependencies that leave no choice, is known before the first choice, and whatever conflicts with it is no option. A choice
+// that was made before and stands is not reopened: a set that exists only after reopening one is refused, with both
+// packages named.
 //
 // One preference is bakefarm's own: where usr-is-merged is an alternative, it wins, because every layer is merged-/usr
 // by construction and the other choice, usrmerge, would convert at run time what never needs converting.

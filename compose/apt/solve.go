@@ -105,8 +105,7 @@ type dependency struct {
 	alternatives []relation
 }
 
-// solver holds the candidates and the set as it grows. Undoing is cutting trail back: every other member of the set is
-// derived from it.
+// solver holds the candidates and the set as it grows.
 type solver struct {
 	arch       string
 	indexes    []*Index
@@ -114,17 +113,14 @@ type solver struct {
 	providers  map[string][]provider // candidates by the virtual names that they provide; made on first use
 	facts      map[*Package]*facts
 
-	trail   []offer            // the set, in the order in which it grew
-	chosen  map[string]offer   // the set by name
-	stands  map[string][]offer // the set by virtual name
-	enemies map[string][]enemy // what the set refuses, by name
-	steps   int
+	set    set // what is chosen so far
+	forced set // what every set for this request has: reached through dependencies that leave no choice
+	steps  int
 }
 
 func newSolver(arch string, indexes []*Index) *solver {
 	s := &solver{
-		arch: arch, indexes: indexes, facts: map[*Package]*facts{},
-		chosen: map[string]offer{}, stands: map[string][]offer{}, enemies: map[string][]enemy{},
+		arch: arch, indexes: indexes, facts: map[*Package]*facts{}, set: newSet(), forced: newSet(),
 	}
 	n := 0
 	for _, x := range indexes {
@@ -252,6 +248,9 @@ func (s *solver) minbase() ([]offer, error) {
 // installAll adds packages to the set, first all of them and then what each depends on, so that what is named counts when
 // a dependency has alternatives.
 func (s *solver) installAll(roots []offer) error {
+	if err := s.force(roots); err != nil {
+		return &UnmetError{Unmet: err}
+	}
 	for _, o := range roots {
 		if err := s.mark(o); err != nil {
 			return &UnmetError{Unmet: err}
@@ -265,25 +264,62 @@ func (s *solver) installAll(roots []offer) error {
 	return nil
 }
 
+// force collects what the roots cannot be without: the packages reached through dependencies with a single option. What
+// conflicts with one of them is no option anywhere, so a choice early on cannot shut out a necessity met later.
+func (s *solver) force(roots []offer) []Unmet {
+	work := slices.Clone(roots)
+	for len(work) > 0 {
+		o := work[len(work)-1]
+		work = work[:len(work)-1]
+		if s.forced.has(o) {
+			continue
+		}
+		f, err := s.factsOf(o)
+		if err != nil {
+			return []Unmet{{Package: o.Name, Problem: err.Error()}}
+		}
+		s.forced.add(o, f)
+		for _, d := range f.depends {
+			if only, ok := s.onlyOption(d); ok {
+				work = append(work, only)
+			}
+		}
+	}
+	return nil
+}
+
+// onlyOption returns the package that meets a dependency when there is just one.
+func (s *solver) onlyOption(d dependency) (only offer, ok bool) {
+	for _, r := range d.alternatives {
+		for _, o := range s.options(r) {
+			if ok && o.Name != only.Name {
+				return offer{}, false
+			}
+			only, ok = o, true
+		}
+	}
+	return only, ok
+}
+
 // install adds a package and what it depends on, or leaves the set as it was and says why.
 func (s *solver) install(o offer) []Unmet {
-	if _, ok := s.chosen[o.Name]; ok {
+	if s.set.has(o) {
 		return nil // only candidates are chosen, so it is this version
 	}
-	before := len(s.trail)
+	before := len(s.set.trail)
 	err := s.mark(o)
 	if err == nil {
 		err = s.follow(o)
 	}
 	if err != nil {
-		s.undo(before)
+		s.set.undo(before, s.facts)
 	}
 	return err
 }
 
 // mark adds one package to the set, unless it and the set refuse each other.
 func (s *solver) mark(o offer) []Unmet {
-	if _, ok := s.chosen[o.Name]; ok {
+	if s.set.has(o) {
 		return nil
 	}
 	if s.steps++; s.steps > maxSteps {
@@ -293,62 +329,44 @@ func (s *solver) mark(o offer) []Unmet {
 	if err != nil {
 		return []Unmet{{Package: o.Name, Problem: err.Error()}}
 	}
-	if err := s.refused(o, f); err != nil {
+	if err := s.refused(&s.set, o, f); err != nil {
 		return err
 	}
-	s.trail = append(s.trail, o)
-	s.chosen[o.Name] = o
-	for _, r := range f.provides {
-		s.stands[r.name] = append(s.stands[r.name], o)
+	if !s.forced.has(o) {
+		if err := s.refused(&s.forced, o, f); err != nil {
+			return err
+		}
 	}
-	for _, e := range f.conflicts {
-		s.enemies[e.rel.name] = append(s.enemies[e.rel.name], e)
-	}
+	s.set.add(o, f)
 	return nil
 }
 
-// refused looks for Conflicts and Breaks between a package and the set, in both directions. A package never conflicts
-// with itself, not even through a name that it provides.
-func (s *solver) refused(o offer, f *facts) []Unmet {
+// refused looks for Conflicts and Breaks between a package and a set, in both directions. A package never conflicts with
+// itself, not even through a name that it provides.
+func (s *solver) refused(in *set, o offer, f *facts) []Unmet {
 	for _, e := range f.conflicts {
-		if q, ok := s.chosen[e.rel.name]; ok && s.satisfies(e.rel, q) {
+		if q, ok := in.names[e.rel.name]; ok && q.Name != o.Name && s.satisfies(e.rel, q) {
 			return []Unmet{conflict(e, q)}
 		}
-		for _, q := range s.stands[e.rel.name] {
+		for _, q := range in.stands[e.rel.name] {
 			if q.Name != o.Name && s.satisfies(e.rel, q) {
 				return []Unmet{conflict(e, q)}
 			}
 		}
 	}
-	for _, e := range s.enemies[o.Name] {
+	for _, e := range in.enemies[o.Name] {
 		if e.owner.Name != o.Name && s.satisfies(e.rel, o) {
 			return []Unmet{conflict(e, o)}
 		}
 	}
 	for _, r := range f.provides {
-		for _, e := range s.enemies[r.name] {
+		for _, e := range in.enemies[r.name] {
 			if e.owner.Name != o.Name && s.satisfies(e.rel, o) {
 				return []Unmet{conflict(e, o)}
 			}
 		}
 	}
 	return nil
-}
-
-// undo shrinks the set to its first n packages.
-func (s *solver) undo(n int) {
-	for len(s.trail) > n {
-		o := s.trail[len(s.trail)-1]
-		s.trail = s.trail[:len(s.trail)-1]
-		delete(s.chosen, o.Name)
-		f := s.facts[o.Package]
-		for _, r := range f.provides {
-			s.stands[r.name] = s.stands[r.name][:len(s.stands[r.name])-1]
-		}
-		for _, e := range f.conflicts {
-			s.enemies[e.rel.name] = s.enemies[e.rel.name][:len(s.enemies[e.rel.name])-1]
-		}
-	}
 }
 
 // follow meets the dependencies of a package of the set.
@@ -375,10 +393,10 @@ func (s *solver) meet(o offer, d dependency) []Unmet {
 		})
 	}
 	for _, r := range alternatives {
-		if q, ok := s.chosen[r.name]; ok && s.satisfies(r, q) {
+		if q, ok := s.set.names[r.name]; ok && s.satisfies(r, q) {
 			return nil
 		}
-		if slices.ContainsFunc(s.stands[r.name], func(q offer) bool { return s.satisfies(r, q) }) {
+		if slices.ContainsFunc(s.set.stands[r.name], func(q offer) bool { return s.satisfies(r, q) }) {
 			return nil
 		}
 	}
@@ -515,7 +533,7 @@ func (s *solver) factsOf(o offer) (*facts, error) {
 // solution checks what the chosen packages say about themselves: their names become paths and URLs.
 func (s *solver) solution() (*Solution, error) {
 	out := &Solution{}
-	for _, o := range sortedByName(s.chosen) {
+	for _, o := range sortedByName(s.set.names) {
 		c := Chosen{Package: o.Package, Index: o.index}
 		c.Digest = digest.NewDigestFromEncoded(digest.SHA256, strings.ToLower(o.SHA256))
 		switch {
