@@ -1,0 +1,128 @@
+package coordinator
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"bakefarm/bus"
+	"bakefarm/farm"
+
+	"github.com/opencontainers/go-digest"
+)
+
+const (
+	archiveEvery    = 500 * time.Millisecond
+	archiveAtOnce   = 64              // logs that share a commit
+	archivePatience = 2 * time.Second // for the last event of a bake that is over
+	archiveWithin   = 24 * time.Hour  // after that the events are no longer there to be kept
+	maxLog          = 16 << 20        // bytes of one log; the rest is left out
+)
+
+// lacksLog reports whether a finished bake's log has still to be stored. One that was done when it was accepted has none.
+func (c *Coordinator) lacksLog(b farm.Bake) bool {
+	return b.State.Finished() && b.Log == "" && !b.DoneAt.Equal(b.AcceptedAt) && c.Now().Sub(b.DoneAt) < archiveWithin
+}
+
+// archive stores the logs of finished bakes, many at a time, until ctx ends. The events themselves are kept for a while
+// only.
+func (c *Coordinator) archive(ctx context.Context) {
+	tick := time.NewTicker(archiveEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		var due []farm.Bake
+		c.bakes.each(func(_ string, v view[farm.Bake]) {
+			if len(due) < archiveAtOnce && c.lacksLog(v.rec) {
+				due = append(due, v.rec)
+			}
+		})
+		if len(due) == 0 {
+			continue
+		}
+		if err := c.archiveLogs(ctx, due); err != nil && ctx.Err() == nil {
+			c.Log.Warn("logs not stored, trying again", "bakes", len(due), "err", err)
+		}
+	}
+}
+
+func (c *Coordinator) archiveLogs(ctx context.Context, bakes []farm.Bake) error {
+	logs := make([][]byte, len(bakes))
+	err := parallel(ctx, len(bakes), func(ctx context.Context, i int) (err error) {
+		logs[i], err = c.readEvents(ctx, bakes[i])
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	w := c.Store.Begin()
+	pieces := make([]digest.Digest, len(bakes))
+	for i, log := range logs {
+		part, err := w.Put(ctx, log)
+		if err != nil {
+			return err
+		}
+		pieces[i] = part.Digest
+	}
+	if err := w.Commit(ctx); err != nil {
+		return err
+	}
+	return parallel(ctx, len(bakes), func(ctx context.Context, i int) error {
+		_, err := c.bakes.change(ctx, bakes[i].ID, func(b *farm.Bake) error {
+			if b.Log != "" {
+				return errAsIs
+			}
+			b.Log = pieces[i]
+			return nil
+		})
+		if errors.Is(err, bus.ErrNotFound) {
+			return nil
+		}
+		return err
+	})
+}
+
+// readEvents returns a bake's events, one JSON object a line. If the last one, which says how the bake ended, is missing
+// because whoever ended it died before telling, it is told now: watchers wait for it.
+func (c *Coordinator) readEvents(ctx context.Context, b farm.Bake) ([]byte, error) {
+	var out bytes.Buffer
+	add := func(e farm.Event) error {
+		raw, err := json.Marshal(e)
+		if err == nil && out.Len()+len(raw) < maxLog {
+			out.Write(raw)
+			out.WriteByte('\n')
+		}
+		return err
+	}
+	last := farm.Event{Schema: farm.Schema, Type: farm.EventBake, Bake: b.ID, At: b.DoneAt, State: b.State, Error: b.Error}
+	patient, cancel := context.WithTimeout(ctx, archivePatience)
+	defer cancel()
+	err := c.Bus.Events(patient, b.ID, 0, func(_ uint64, e farm.Event) error {
+		if e.Type == farm.EventBake && e.State.Finished() {
+			last = e
+			return bus.ErrStop
+		}
+		return add(e)
+	})
+	if patient.Err() != nil && ctx.Err() == nil {
+		err = c.Bus.PublishEvent(ctx, last)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return append(out.Bytes(), mustLine(last)...), nil
+}
+
+func mustLine(e farm.Event) []byte {
+	raw, err := json.Marshal(e)
+	if err != nil {
+		panic("coordinator: an event always encodes: " + err.Error())
+	}
+	return append(raw, '\n')
+}

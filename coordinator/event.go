@@ -1,0 +1,117 @@
+package coordinator
+
+import (
+	"context"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"bakefarm/bus"
+	"bakefarm/farm"
+)
+
+// A pump publishes events in the order in which they happened here, behind the back of whoever waits for an answer.
+// Events are for watching: no decision depends on one, and one that can't be published is lost with a line in the log.
+type pump struct {
+	bus   *bus.Bus
+	queue chan farm.Event
+	lost  func(farm.Event, error)
+	now   func() time.Time
+}
+
+// pumpRoom is how many events may wait. Then whoever makes more waits: memory is bounded.
+const pumpRoom = 4096
+
+// publishPatience bounds the wait for one event's acknowledgement.
+const publishPatience = 5 * time.Second
+
+// emit queues an event; once ctx has ended it may be lost.
+func (p *pump) emit(ctx context.Context, e farm.Event) {
+	e.Schema, e.At = farm.Schema, p.now()
+	select {
+	case p.queue <- e:
+	case <-ctx.Done():
+	}
+}
+
+// run publishes until ctx ends, and then what is still queued.
+func (p *pump) run(ctx context.Context) {
+	for {
+		select {
+		case e := <-p.queue:
+			p.publish(context.WithoutCancel(ctx), e)
+		case <-ctx.Done():
+			for {
+				select {
+				case e := <-p.queue:
+					p.publish(context.WithoutCancel(ctx), e)
+				default:
+					return
+				}
+			}
+		}
+	}
+}
+
+func (p *pump) publish(ctx context.Context, e farm.Event) {
+	ctx, cancel := context.WithTimeout(ctx, publishPatience)
+	defer cancel()
+	if err := p.bus.PublishEvent(ctx, e); err != nil {
+		p.lost(e, err)
+	}
+}
+
+// bakeEvent tells a bake's new state.
+func (c *Coordinator) bakeEvent(ctx context.Context, b farm.Bake) {
+	c.events.emit(ctx, farm.Event{Type: farm.EventBake, Bake: b.ID, State: b.State, Error: b.Error})
+}
+
+// note puts a line of the coordinator's own into a bake's log.
+func (c *Coordinator) note(ctx context.Context, bake, line string) {
+	c.events.emit(ctx, farm.Event{Type: farm.EventLog, Bake: bake, Line: clip(line, maxLine)})
+}
+
+// shardEvent tells every bake that wants the shard about its new state.
+func (c *Coordinator) shardEvent(ctx context.Context, s farm.Shard, took time.Duration) {
+	for _, bake := range s.Bakes {
+		e := farm.Event{
+			Type: farm.EventShard, Bake: bake, Shard: s.ID, Label: s.Label, Status: s.State, Worker: s.Worker, Took: took,
+		}
+		if s.State != farm.ShardDone {
+			e.Error = s.Error
+		}
+		if f := c.flightOf(bake); f != nil {
+			e.Done, e.Total = f.progress()
+		}
+		c.events.emit(ctx, e)
+	}
+}
+
+// logLines hands a worker's lines to every bake that wants the shard.
+func (c *Coordinator) logLines(ctx context.Context, s farm.Shard, lines []string) {
+	if extra := len(lines) - maxLines; extra > 0 {
+		lines = lines[extra:]
+	}
+	for _, line := range lines {
+		line = clip(strings.TrimRight(line, "\r\n"), maxLine)
+		for _, bake := range s.Bakes {
+			c.events.emit(ctx, farm.Event{
+				Type: farm.EventLog, Bake: bake, Shard: s.ID, Label: s.Label, Worker: s.Worker, Line: line,
+			})
+		}
+	}
+}
+
+// clip makes valid UTF-8 of at most n bytes out of what came from outside.
+func clip(s string, n int) string {
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	if len(s) <= n {
+		return s
+	}
+	const mark = "…"
+	n -= len(mark)
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n] + mark
+}

@@ -1,0 +1,133 @@
+package coordinator
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"bakefarm/farm"
+	"bakefarm/imagestore"
+	"bakefarm/plan"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Bounds of what a worker may report.
+const (
+	maxOutput = 256 << 10 // bytes of JSON
+	maxError  = 8 << 10   // bytes
+	maxLines  = 500       // a message
+	maxLine   = 4 << 10   // bytes
+)
+
+// An output is what a shard made, as far as the coordinator looks into it.
+type output struct {
+	pieces []digest.Digest // pieces and blobs that it names: it is worth nothing without them
+	main   digest.Digest   // what stands for the whole when two outputs are compared in a sentence
+	value  any             // *plan.ObserveOutput, *plan.SolveOutput, …
+}
+
+// readOutput decodes a kind's output and checks it: workers are not trusted with the cache.
+func readOutput(kind farm.Kind, raw json.RawMessage) (output, error) {
+	var out output
+	var err error
+	if len(raw) > maxOutput {
+		return out, fmt.Errorf("output of %d bytes: at most %d are allowed", len(raw), maxOutput)
+	}
+	switch kind {
+	case farm.KindObserve:
+		var o plan.ObserveOutput
+		if err = json.Unmarshal(raw, &o); err == nil && len(o.Indexes) == 0 {
+			err = errors.New("no indexes")
+		}
+		for _, i := range o.Indexes {
+			out.pieces = append(out.pieces, i.Packages)
+		}
+		out.value, out.main = &o, digest.FromBytes(raw)
+	case farm.KindSolve:
+		var o plan.SolveOutput
+		if err = json.Unmarshal(raw, &o); err == nil && o.Count < 0 {
+			err = errors.New("negative count")
+		}
+		out.pieces = []digest.Digest{o.Packages}
+		out.value, out.main = &o, o.Packages
+	case farm.KindConvert, farm.KindCut:
+		var o plan.Member
+		if err = json.Unmarshal(raw, &o); err == nil {
+			err = checkMember(&o)
+		}
+		for _, p := range o.Pieces {
+			out.pieces = append(out.pieces, p.Digest)
+		}
+		out.pieces = append(out.pieces, o.Inventory)
+		out.value, out.main = &o, o.TarDigest
+	case farm.KindAssemble:
+		var o plan.Layer
+		if err = json.Unmarshal(raw, &o); err == nil {
+			err = errors.Join(o.DiffID.Validate(), positive("size", o.Size), positive("tarSize", o.TarSize))
+		}
+		out.pieces = []digest.Digest{o.Digest}
+		if o.Packages != "" {
+			out.pieces = append(out.pieces, o.Packages)
+		}
+		out.value, out.main = &o, o.Digest
+	case farm.KindImage:
+		var o plan.ImageOutput
+		if err = json.Unmarshal(raw, &o); err == nil {
+			err = positive("size", o.Size)
+		}
+		if err == nil && o.MediaType == "" {
+			err = errors.New("no mediaType")
+		}
+		out.pieces = append([]digest.Digest{o.Manifest}, o.Blobs...)
+		out.value, out.main = &o, o.Manifest
+	default:
+		err = kind.Validate()
+	}
+	if err != nil {
+		return out, fmt.Errorf("output of %s: %w", kind, err)
+	}
+	for _, d := range out.pieces {
+		if _, err := imagestore.ParseDigest(d); err != nil {
+			return out, fmt.Errorf("output of %s: %w", kind, err)
+		}
+	}
+	return out, nil
+}
+
+func checkMember(m *plan.Member) error {
+	if len(m.Pieces) == 0 {
+		return errors.New("no pieces")
+	}
+	if err := errors.Join(m.TarDigest.Validate(), positive("tarSize", m.TarSize)); err != nil {
+		return err
+	}
+	for _, p := range m.Pieces {
+		if p.Size <= 0 || p.Size > imagestore.MaxPiece {
+			return fmt.Errorf("piece %s of %d bytes", p.Digest, p.Size)
+		}
+	}
+	return nil
+}
+
+func positive(field string, n int64) error {
+	if n <= 0 {
+		return fmt.Errorf("%s is %d", field, n)
+	}
+	return nil
+}
+
+// sameOutput compares two outputs of a kind by what they mean: both are encoded by us.
+func sameOutput(a, b output) bool {
+	one, errOne := json.Marshal(a.value)
+	two, errTwo := json.Marshal(b.value)
+	return errOne == nil && errTwo == nil && bytes.Equal(one, two)
+}
+
+// notReproducible begins the error of a shard whose re-bake made other bytes.
+const notReproducible = "not reproducible: "
+
+func differs(label string, was, is output) string {
+	return fmt.Sprintf("%s%s was %s and is now %s", notReproducible, label, was.main, is.main)
+}

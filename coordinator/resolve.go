@@ -1,0 +1,237 @@
+package coordinator
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"bakefarm/bus"
+	"bakefarm/farm"
+	"bakefarm/imagestore"
+	"bakefarm/plan"
+	"bakefarm/recipe"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// fatal is an error that ends the bake: trying again would end the same way.
+type fatal struct{ error }
+
+func (f fatal) Unwrap() error { return f.error }
+
+func fatally(format string, args ...any) error { return fatal{fmt.Errorf(format, args...)} }
+
+// maxSolved bounds a solved package list, in bytes.
+const maxSolved = 64 << 20
+
+// A job is a shard that has to be made, and how to tell that it needn't.
+type job struct {
+	id     string
+	shard  plan.Shard
+	deps   []string     // shard IDs
+	spec   farm.Payload // empty: not encoded yet
+	exists func(context.Context) (bool, error)
+}
+
+// answer finds the recipe's answers, without having anything run. When all are there the flight has its Lock; else jobs
+// are those to have made first. It may be called again and again.
+func (c *Coordinator) answer(ctx context.Context, f *flight, b farm.Bake) (jobs []job, err error) {
+	if f.lock != nil {
+		return nil, nil
+	}
+	if b.Rebake {
+		if kept, err := c.keptLock(ctx, f, b); kept || err != nil {
+			return nil, err
+		}
+	}
+	questions, err := plan.Resolve(f.recipe)
+	if err != nil {
+		return nil, fatal{err}
+	}
+	answers := make([]*plan.Answer, len(questions))
+	solved := make([][]plan.SolvedPackage, len(questions))
+	todo := make([]*job, len(questions))
+	refs := make([][]farm.ShardRef, len(questions))
+	err = parallel(ctx, len(questions), func(ctx context.Context, i int) (err error) {
+		answers[i], solved[i], todo[i], refs[i], err = c.answerOne(ctx, questions[i], b)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	for i := range questions {
+		for _, ref := range refs[i] {
+			f.noteEarly(ref)
+		}
+		if todo[i] != nil && !slices.ContainsFunc(jobs, func(j job) bool { return j.id == todo[i].id }) {
+			jobs = append(jobs, *todo[i])
+		}
+	}
+	if len(jobs) > 0 {
+		return jobs, nil
+	}
+	f.evidence = &plan.Evidence{Platforms: map[string]plan.Answer{}}
+	f.urls = map[digest.Digest][]string{}
+	packages := map[string][]recipe.LockedPackage{}
+	for i, q := range questions {
+		f.evidence.Platforms[q.Platform] = *answers[i]
+		list := make([]recipe.LockedPackage, 0, len(solved[i]))
+		for _, p := range solved[i] {
+			list = append(list, p.LockedPackage)
+			f.urls[p.SHA256] = append(f.urls[p.SHA256], p.URL)
+		}
+		packages[q.Platform] = list
+	}
+	f.lock = plan.Lock(f.recipe, packages, f.trees)
+	return nil, nil
+}
+
+// answerOne finds one answer: in the observations and the action cache. A job is what stands in the way.
+func (c *Coordinator) answerOne(ctx context.Context, q plan.Question, b farm.Bake) (*plan.Answer, []plan.SolvedPackage, *job, []farm.ShardRef, error) {
+	observe := plan.Observe(q.Observe)
+	id := observe.Key.Encoded()
+	seen, fresh, err := c.observed(ctx, observe, b)
+	if err != nil {
+		return nil, nil, nil, nil, err
+	}
+	if !fresh {
+		return nil, nil, &job{id: id, shard: observe, exists: func(ctx context.Context) (bool, error) {
+			_, fresh, err := c.observed(ctx, observe, b)
+			return fresh, err
+		}}, nil, nil
+	}
+	refs := []farm.ShardRef{{
+		ID: id, Kind: observe.Kind, Label: observe.Label, Source: farm.SourceHit, State: farm.ShardDone,
+		Reason: "observed at " + seen.At.UTC().Format(time.DateTime),
+	}}
+	var at plan.ObserveOutput
+	if err := json.Unmarshal(seen.Output, &at); err != nil {
+		return nil, nil, nil, nil, fmt.Errorf("observation %s: %w", observe.Label, err)
+	}
+	solve := q.Solve(at)
+	w := want{id: solve.Key.Encoded(), kind: solve.Kind, key: solve.Key.Encoded()}
+	found, err := c.find(ctx, []want{w})
+	if err != nil {
+		return nil, nil, nil, nil, err
+	}
+	if found[0].output == nil {
+		return nil, nil, &job{id: w.id, shard: solve, exists: func(ctx context.Context) (bool, error) {
+			found, err := c.find(ctx, []want{w})
+			return err == nil && found[0].output != nil, err
+		}}, refs, nil
+	}
+	refs = append(refs, farm.ShardRef{
+		ID: w.id, Kind: solve.Kind, Label: solve.Label, Source: farm.SourceHit, State: farm.ShardDone,
+		Reason: solve.Reason(farm.SourceHit) + ": " + found[0].origin,
+	})
+	var out plan.SolveOutput
+	if err := json.Unmarshal(found[0].output, &out); err != nil {
+		return nil, nil, nil, nil, fatally("%s: output: %w", solve.Label, err)
+	}
+	list, err := c.packages(ctx, out.Packages)
+	return &plan.Answer{Observed: seen.At, Indexes: at.Indexes, Solved: out.Packages}, list, nil, refs, err
+}
+
+// observed returns what was seen last, and whether that is fresh enough for the bake: not older than MaxAge when the
+// bake was accepted. So one observation after that is enough, however long the bake takes. The indexes must still be in
+// the store: solving reads them.
+func (c *Coordinator) observed(ctx context.Context, s plan.Shard, b farm.Bake) (farm.Observation, bool, error) {
+	seen, _, err := c.Bus.Observations.Get(ctx, s.Key.Encoded())
+	if errors.Is(err, bus.ErrNotFound) {
+		return seen, false, nil
+	}
+	if err != nil || seen.At.Before(b.AcceptedAt.Add(-c.MaxAge)) {
+		return seen, false, err
+	}
+	out, err := readOutput(s.Kind, seen.Output)
+	if err != nil {
+		c.Log.Warn("an observation does not read", "shard", s.Label, "err", err)
+		return seen, false, nil
+	}
+	have, err := asking(out.pieces).of(ctx, c.Store)
+	return seen, !slices.Contains(have, false), err
+}
+
+// packages reads a solved package list.
+func (c *Coordinator) packages(ctx context.Context, d digest.Digest) ([]plan.SolvedPackage, error) {
+	raw, err := imagestore.ReadAll(ctx, c.Store, d, maxSolved)
+	if err != nil {
+		return nil, fmt.Errorf("package list: %w", err)
+	}
+	var list []plan.SolvedPackage
+	if err := json.Unmarshal(raw, &list); err != nil {
+		return nil, fatally("package list %s: %w", d, err)
+	}
+	for _, p := range list {
+		if _, err := imagestore.ParseDigest(p.SHA256); err != nil {
+			return nil, fatally("package list %s: %s: %w", d, p.Name, err)
+		}
+	}
+	return list, nil
+}
+
+// keptLock gives a re-bake the Lock that its request resolved to last, if it did.
+func (c *Coordinator) keptLock(ctx context.Context, f *flight, b farm.Bake) (bool, error) {
+	kept, _, err := c.Bus.Requests.Get(ctx, b.Request.Encoded())
+	if errors.Is(err, bus.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	err = c.readLock(ctx, f, kept.Lock, kept.Evidence)
+	if errors.Is(err, imagestore.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// readLock reads a Lock, and where its packages can be had, into the flight.
+func (c *Coordinator) readLock(ctx context.Context, f *flight, lock, evidence digest.Digest) error {
+	raw, err := imagestore.ReadAll(ctx, c.Store, lock, recipe.MaxLock)
+	if err != nil {
+		return fmt.Errorf("lock: %w", err)
+	}
+	decoded, err := recipe.DecodeLock(raw)
+	if err != nil {
+		return fatal{err}
+	}
+	seen := &plan.Evidence{}
+	urls := map[digest.Digest][]string{}
+	if evidence != "" {
+		if raw, err = imagestore.ReadAll(ctx, c.Store, evidence, recipe.MaxLock); err != nil {
+			return fmt.Errorf("evidence: %w", err)
+		}
+		if err := json.Unmarshal(raw, seen); err != nil {
+			return fatally("evidence %s: %w", evidence, err)
+		}
+		for _, a := range seen.Platforms {
+			list, err := c.packages(ctx, a.Solved)
+			if err != nil {
+				return err
+			}
+			for _, p := range list {
+				urls[p.SHA256] = append(urls[p.SHA256], p.URL)
+			}
+		}
+	}
+	f.lock, f.evidence, f.urls = decoded, seen, urls
+	return nil
+}
+
+// noteEarly adds what is known of an observe or solve shard, or betters it.
+func (f *flight) noteEarly(ref farm.ShardRef) {
+	i := slices.IndexFunc(f.early, func(r farm.ShardRef) bool { return r.ID == ref.ID })
+	if i < 0 {
+		f.early = append(f.early, ref)
+		return
+	}
+	was := f.early[i]
+	if was.Source == farm.SourceMiss || was.Source == farm.SourceShared { // what it was come by first
+		ref.Source, ref.Reason = was.Source, was.Reason
+	}
+	f.early[i] = ref
+}
