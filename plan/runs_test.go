@@ -157,7 +157,7 @@ func TestGrownFileCostsItsOwnRun(t *testing.T) {
 	r := rand.New(rand.NewPCG(7, 8))
 	entries := makeApp(r, 1000, 40_000) // runs stay far below the caps
 	before := keys(t, entries)
-	for i := range entries {
+	for i := 0; i < len(entries); i += 9 {
 		changed := slices.Clone(entries)
 		changed[i] = makeFile(entries[i].Path, entries[i].Size+1000, "grown")
 		if n := added(before, keys(t, changed)); n != 1 {

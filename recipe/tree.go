@@ -263,7 +263,7 @@ func (t *Tree) MergeUsr() (*Tree, error) {
 				continue
 			}
 			if e.Path == top && e.Type != TypeDir {
-				return nil, fmt.Errorf("app: /%s is a %s, but a link to usr/%s in the system; copy it elsewhere", e.Path, e.Type, e.Path)
+				return nil, fmt.Errorf("to: /%s is a %s, but a link to usr/%s in the system; copy it elsewhere", e.Path, e.Type, e.Path)
 			}
 			e.Path = "usr/" + e.Path
 			usr := newDir("usr", 0, 0)
@@ -275,7 +275,7 @@ func (t *Tree) MergeUsr() (*Tree, error) {
 		before, there := entries[e.Path]
 		switch {
 		case there && (before.Type != TypeDir || e.Type != TypeDir):
-			return nil, fmt.Errorf("app: /%s is copied to both /%s and /usr/%s, which are the same place; copy it once",
+			return nil, fmt.Errorf("to: /%s is copied to both /%s and /usr/%s, which are the same place; copy it once",
 				clip(e.Path), strings.TrimPrefix(e.Path, "usr/"), strings.TrimPrefix(e.Path, "usr/"))
 		case there && e.Implied:
 		default:
