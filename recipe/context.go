@@ -86,6 +86,9 @@ func (c *Context) Validate() error {
 			if known && !dir {
 				return fmt.Errorf("context: %q: %q is no directory", clip(f.Path), clip(parent))
 			}
+			if known {
+				break // its own parents have been looked at, or will be in its own turn
+			}
 			isDir[parent] = true
 		}
 	}
