@@ -9,6 +9,7 @@ import (
 	"io"
 	"runtime"
 	"sync"
+	"time"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/opencontainers/go-digest"
@@ -77,7 +78,8 @@ func (m Member) segment(i int) int64 {
 func Compress(dst io.Writer, src io.Reader) error {
 	z := gzips.Get().(*gzip.Writer)
 	defer gzips.Put(z)
-	z.Reset(dst) // also resets the header, whose zero is what we want
+	z.Reset(dst)
+	z.ModTime = time.Unix(0, 0) // MTIME 0, "none". A zero time.Time would be written as the low bits of the year 1.
 	if _, err := io.Copy(z, src); err != nil {
 		return err
 	}
