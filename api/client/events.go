@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -23,7 +24,15 @@ const maxEvent = 1 << 20
 // Follow calls fn for every event of a bake, from its first on, until the bake has ended, fn fails or ctx ends. A
 // connection that breaks is taken up again after the last event that came; nothing is given twice.
 func (c *Client) Follow(ctx context.Context, id string, fn func(farm.Event) error) error {
-	s := &eventStream{id: id, fn: fn}
+	return c.events(ctx, &eventStream{id: id, fn: fn})
+}
+
+// EventsSoFar calls fn for the events that a bake has had until now.
+func (c *Client) EventsSoFar(ctx context.Context, id string, fn func(farm.Event) error) error {
+	return c.events(ctx, &eventStream{id: id, fn: fn, query: url.Values{"follow": {"false"}}})
+}
+
+func (c *Client) events(ctx context.Context, s *eventStream) error {
 	wait := 100 * time.Millisecond
 	lost := time.Time{}
 	for {
@@ -56,6 +65,7 @@ func (c *Client) Follow(ctx context.Context, id string, fn func(farm.Event) erro
 // eventStream is what lasts from one connection to the next.
 type eventStream struct {
 	id     string
+	query  url.Values
 	fn     func(farm.Event) error
 	last   string // ID of the last event
 	failed error  // of fn
@@ -67,7 +77,7 @@ func (c *Client) follow(ctx context.Context, s *eventStream) (ended bool, err er
 	if s.last != "" {
 		header.Set("Last-Event-ID", s.last)
 	}
-	resp, err := c.request(ctx, http.MethodGet, "/v1/bakes/"+segment(s.id)+"/events", nil, header, nil)
+	resp, err := c.request(ctx, http.MethodGet, "/v1/bakes/"+segment(s.id)+"/events", s.query, header, nil)
 	if err != nil {
 		return false, err
 	}
