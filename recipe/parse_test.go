@@ -450,6 +450,7 @@ func TestSet(t *testing.T) {
 		{"name[0]=x", `--set name[0]=x: name is the text "shop/checkout", which has no item [0]`},
 		{"config.env.A=[", "--set config.env.A=[: the value is not YAML: did not find expected node content; quote it when it is text"},
 		{"config.env.A=&x 1", "--set config.env.A=&x 1: config.env.A: anchors (&x) are not part of recipes; write the value out where it is needed"},
+		{"config.env.P\xff=1", "--set config.env.P\ufffd=1: byte 0xff is not UTF-8 (character 13); a flag is plain UTF-8 text"},
 		{"confg.user=a", "--set confg.user=a: confg: unknown field; did you mean config?"},
 		{"app[0]={to: /x}", "--set app[0]={to: /x}: app[0].copy: is missing; write copy: ./dist"},
 		{"config.cmd=[1]", `--set config.cmd=[1]: config.cmd[0]: is the number 1 where text is wanted; write it in quotes: "1"`},
@@ -486,6 +487,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(full), "config.env.PORT=9090")
 	f.Add([]byte(minimal), `config.labels.a\.b=[1, {x: y}]`)
 	f.Add([]byte("a: &a [*a]\n<<: *a\n? [x]\n: !!binary y\n"), "app[0].to=null")
+	f.Add([]byte(full), "config.env.P\x92ORT=9090")
 	f.Add([]byte("publish: {registries: ['{{range 9}}{{end}}']}"), "=")
 	f.Fuzz(func(t *testing.T, data []byte, set string) {
 		r, err := Parse("f", data, set)

@@ -27,6 +27,10 @@ func (r *reader) override(root *yaml.Node, flag string) {
 	fail := func(format string, args ...any) {
 		r.errs = append(r.errs, &Error{File: flagName(flag), Message: fmt.Sprintf(format, args...)})
 	}
+	if _, column, what := foreignByte([]byte(flag)); what != "" {
+		fail("%s (character %d); a flag is plain UTF-8 text", what, column)
+		return
+	}
 	path, text, err := splitSet(flag)
 	if err != nil {
 		fail("%v; write --set path=value, such as config.env.PORT=9090", err)
@@ -192,7 +196,7 @@ func (r *reader) mark(n *yaml.Node, flag string) {
 	}
 }
 
-func flagName(flag string) string { return "--set " + clip(flag) }
+func flagName(flag string) string { return "--set " + clip(strings.ToValidUTF8(flag, "\ufffd")) }
 
 func showPath(path []step) string {
 	at := ""
