@@ -320,8 +320,11 @@ os: {debian: {suite: bookworm, scripts: skip}}
 		"no such kind":     {func(l *recipe.Lock) []*recipe.Tree { l.Formats["fold"] = 1; return trees }, "of fold"},
 		"no system":        {func(l *recipe.Lock) []*recipe.Tree { l.OS.Debian = nil; return trees }, "exactly one of"},
 		"no such platform": {func(l *recipe.Lock) []*recipe.Tree { l.Outputs[0].OCI.Platforms = []string{"plan9/386"}; return trees }, "plan9/386"},
-		"not locked for":   {func(l *recipe.Lock) []*recipe.Tree { l.Outputs[0].OCI.Platforms = []string{"linux/arm64"}; return trees }, "no packages for linux/arm64"},
-		"no output":        {func(l *recipe.Lock) []*recipe.Tree { l.Outputs = nil; return trees }, "no output"},
+		"not locked for": {func(l *recipe.Lock) []*recipe.Tree {
+			l.Outputs[0].OCI.Platforms = []string{"linux/arm64"}
+			return trees
+		}, "no packages for linux/arm64"},
+		"no output": {func(l *recipe.Lock) []*recipe.Tree { l.Outputs = nil; return trees }, "no output"},
 	} {
 		lock, err := recipe.DecodeLock(Lock(r, all, trees).Encode())
 		if err != nil {
