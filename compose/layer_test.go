@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"slices"
@@ -64,8 +65,21 @@ func (s *shelf) Tar(m Member) (io.ReadCloser, error) {
 	return counted{bytes.NewReader(data), &s.open}, nil
 }
 
-// fixture is a head and some members, one of several pieces and one empty.
+// fixture is a head and some members, one of several pieces and one empty. It is made once; the maps and the slice are
+// the caller's own, the bytes are not.
 func fixture(t testing.TB) (*shelf, []Member) {
+	t.Helper()
+	madeOnce.Do(func() { madeShelf, madeMembers = makeFixture(t) })
+	return &shelf{pieces: maps.Clone(madeShelf.pieces), tars: maps.Clone(madeShelf.tars)}, slices.Clone(madeMembers)
+}
+
+var (
+	madeOnce    sync.Once
+	madeShelf   *shelf
+	madeMembers []Member
+)
+
+func makeFixture(t testing.TB) (*shelf, []Member) {
 	s := &shelf{pieces: map[digest.Digest][]byte{}, tars: map[digest.Digest][]byte{}}
 	head, err := Head([][]Entry{{dir("usr", 0o755, 1)}, {dir("opt", 0o755, 1)}}, []File{Symlink("bin", "usr/bin")})
 	if err != nil {
@@ -167,6 +181,10 @@ func TestAssembleRefuses(t *testing.T) {
 		}
 		return buf.Bytes()
 	}
+	flip := func(m map[digest.Digest][]byte, d digest.Digest, at int) {
+		m[d] = bytes.Clone(m[d])
+		m[d][at] ^= 1
+	}
 	// lie says that data, whatever it is, is the only piece of a member of size uncompressed bytes.
 	lie := func(s *shelf, m *Member, data []byte, size int64) {
 		p := Piece{digest.FromBytes(data), int64(len(data))}
@@ -185,12 +203,12 @@ func TestAssembleRefuses(t *testing.T) {
 		"no gzip":        {func(s *shelf, m *Member) { lie(s, m, noise(100), 512) }, ErrPiece},
 		"truncated gzip": {func(s *shelf, m *Member) { g := gz(text(5000)); lie(s, m, g[:len(g)-9], 5000) }, ErrPiece},
 		"wrong CRC":      {func(s *shelf, m *Member) { g := gz(text(5000)); g[len(g)-8]++; lie(s, m, g, 5000) }, ErrPiece},
-		"flipped bit":    {func(s *shelf, m *Member) { s.pieces[m.Pieces[1].Digest][1000] ^= 1 }, ErrPiece},
+		"flipped bit":    {func(s *shelf, m *Member) { flip(s.pieces, m.Pieces[1].Digest, 1000) }, ErrPiece},
 		"piece cut off":  {func(s *shelf, m *Member) { d := m.Pieces[0].Digest; s.pieces[d] = s.pieces[d][:100] }, ErrPiece},
-		"piece longer":   {func(s *shelf, m *Member) { d := m.Pieces[0].Digest; s.pieces[d] = append(s.pieces[d], 0) }, ErrPiece},
-		"tar damaged":    {func(s *shelf, m *Member) { s.tars[m.TarDigest][SegmentSize+5] ^= 1 }, ErrTar},
+		"piece longer":   {func(s *shelf, m *Member) { d := m.Pieces[0].Digest; s.pieces[d] = append(bytes.Clone(s.pieces[d]), 0) }, ErrPiece},
+		"tar damaged":    {func(s *shelf, m *Member) { flip(s.tars, m.TarDigest, SegmentSize+5) }, ErrTar},
 		"tar cut off":    {func(s *shelf, m *Member) { s.tars[m.TarDigest] = s.tars[m.TarDigest][:SegmentSize+5] }, ErrTar},
-		"tar longer":     {func(s *shelf, m *Member) { s.tars[m.TarDigest] = append(s.tars[m.TarDigest], 0) }, ErrTar},
+		"tar longer":     {func(s *shelf, m *Member) { s.tars[m.TarDigest] = append(bytes.Clone(s.tars[m.TarDigest]), 0) }, ErrTar},
 		"missing piece":  {func(s *shelf, m *Member) { delete(s.pieces, m.Pieces[0].Digest) }, nil},
 		"bad member":     {func(s *shelf, m *Member) { m.TarSize += SegmentSize }, nil},
 	} {
