@@ -15,10 +15,23 @@ type Channel struct {
 	Channel string    `json:"channel"`
 	Version string    `json:"version"`
 	Move    uint64    `json:"move"`   // counts the moves, from 1
-	Recent  []string  `json:"recent"` // versions that it pointed to before, latest first, at most RollbackWindow
-	By      string    `json:"by"`     // the bake or person that moved it
+	Recent  []string  `json:"recent"` // other versions that it pointed to before, in the order of rolling back, at most RollbackWindow
+	Action  string    `json:"action"` // of the latest move, with From: what the history's newest entry says
+	From    string    `json:"from,omitempty"`
+	By      string    `json:"by"` // the bake or person that moved it
 	At      time.Time `json:"at"`
 }
+
+// LastMove is the history's entry of the channel's latest move.
+func (c Channel) LastMove() ChannelMove {
+	return ChannelMove{Schema: c.Schema, Name: c.Name, Channel: c.Channel, Move: c.Move, Action: c.Action, From: c.From, To: c.Version, By: c.By, At: c.At}
+}
+
+// The actions that move a channel.
+const (
+	ActionPromote  = "promote"
+	ActionRollback = "rollback"
+)
 
 // RollbackWindow is how many former versions a channel remembers and retention protects.
 const RollbackWindow = 10
@@ -42,12 +55,20 @@ type Publication struct {
 	Name     string    `json:"name"`
 	Channel  string    `json:"channel"`
 	Version  string    `json:"version"`
-	Target   string    `json:"target"` // docker reference, template filled in
-	State    string    `json:"state"`  // "pending", "done", "failed"
+	Target   string    `json:"target"`       // docker reference, template filled in
+	State    string    `json:"state"`        // PublicationPending, …
+	By       string    `json:"by,omitempty"` // who moved the channel: a bake or a person
 	Attempts int       `json:"attempts"`
 	Error    string    `json:"error,omitempty"`
 	At       time.Time `json:"at"`
 }
+
+// The states of a publication.
+const (
+	PublicationPending = "pending" // to be pushed, or to be tried again
+	PublicationDone    = "done"
+	PublicationFailed  = "failed" // given up: Error says why
+)
 
 // Worker is a worker's presence: it renews the record, which vanishes when it no longer does.
 type Worker struct {
