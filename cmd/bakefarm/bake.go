@@ -1,0 +1,174 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"text/tabwriter"
+	"time"
+
+	"bakefarm/api"
+	"bakefarm/api/client"
+	"bakefarm/farm"
+
+	"github.com/spf13/cobra"
+)
+
+// bakeResult is what `bake -o json` prints: a contract with scripts.
+type bakeResult struct {
+	Bake    string         `json:"bake"`
+	Key     string         `json:"key"`
+	Cached  bool           `json:"cached"`
+	State   farm.BakeState `json:"state"`
+	Version string         `json:"version"`
+	Images  []api.Image    `json:"images"`
+}
+
+func resultOf(b api.Bake) bakeResult {
+	r := bakeResult{b.ID, b.Key.String(), b.Cached, b.State, b.Version, b.Images}
+	if r.Images == nil {
+		r.Images = []api.Image{}
+	}
+	return r
+}
+
+func newBake(cli *cli) *cobra.Command {
+	var flags recipeFlags
+	var detach, rebake bool
+	cmd := &cobra.Command{
+		Use:   "bake RECIPE",
+		Short: "Bake a recipe: post it, follow it, print its images",
+		Example: `  bakefarm bake examples/hello/bakefarm.yaml
+  bakefarm bake app.yaml --context ./build --set config.env.PORT=9090 -o json`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			started := time.Now()
+			bake, err := cli.bake(cmd, &flags, args[0], api.BakeRequest{Rebake: rebake}, detach)
+			if err != nil {
+				return err
+			}
+			if cli.output == "json" {
+				err = printJSON(cmd.OutOrStdout(), resultOf(bake))
+			} else if detach {
+				_, err = fmt.Fprintln(cmd.OutOrStdout(), bake.ID)
+			} else {
+				err = cli.print(cmd, nil, func(w *tabwriter.Writer) { imageTable(w, bake.Images) })
+			}
+			if err != nil {
+				return err
+			}
+			return verdict(cmd, bake, time.Since(started))
+		},
+	}
+	flags.register(cmd, true)
+	cmd.Flags().BoolVarP(&detach, "detach", "d", false, "print the bake's ID and don't wait for it")
+	cmd.Flags().BoolVar(&rebake, "rebake", false, "keep the Lock, ignore the cache, and fail if other bytes come out")
+	return cmd
+}
+
+// bake posts a recipe and, unless detached, follows the bake to its end.
+func (cli *cli) bake(cmd *cobra.Command, flags *recipeFlags, file string, request api.BakeRequest, detach bool) (api.Bake, error) {
+	r, err := flags.read(cmd, file)
+	if err != nil {
+		return api.Bake{}, complain(cmd, err)
+	}
+	farm, err := cli.dial()
+	if err != nil {
+		return api.Bake{}, err
+	}
+	defer farm.Close()
+
+	request.File, request.Recipe, request.Set = r.file, r.text, flags.set
+	ctx := cmd.Context()
+	progress := newProgress(cmd.ErrOrStderr())
+	defer progress.close()
+	var scan *client.Scan
+	if len(r.App) > 0 {
+		if scan, err = client.ScanContext(ctx, r.dir, r.App); err != nil {
+			return api.Bake{}, err
+		}
+		defer scan.Close()
+	}
+	bake, err := farm.Post(ctx, request, scan, progress.sent)
+	if err != nil || detach || bake.State.Finished() {
+		return bake, err
+	}
+	if err := follow(ctx, farm, bake.ID, progress); err != nil {
+		return bake, err
+	}
+	return farm.Bake(ctx, bake.ID)
+}
+
+// follow shows a bake's progress until its end.
+func follow(ctx context.Context, farm *client.Client, id string, progress progress) error {
+	err := farm.Follow(ctx, id, progress.event)
+	if errors.Is(err, context.Canceled) {
+		return fmt.Errorf("interrupted; the bake goes on: follow it with \"bakefarm bakes logs -f %s\", stop it with \"bakefarm bakes cancel %s\"", id, id)
+	}
+	return err
+}
+
+// verdict says on stderr how a bake went, and makes what is not done a failure.
+func verdict(cmd *cobra.Command, b api.Bake, d time.Duration) error {
+	out := cmd.ErrOrStderr()
+	switch b.State {
+	case farm.BakeDone:
+		how := "baked"
+		if b.Cached {
+			how = "cached"
+		}
+		fmt.Fprintf(out, "%s %s:%s in %s\n", how, b.Name, b.Version, took(d))
+		if b.Published != nil {
+			if b.Published.Error != "" {
+				fmt.Fprintf(out, "warning: channel %s was not moved: %s\n", b.Published.Channel, b.Published.Error)
+			} else {
+				fmt.Fprintf(out, "channel %s points to it\n", b.Published.Channel)
+			}
+		}
+		return nil
+	case farm.BakeFailed:
+		return fmt.Errorf("bake %s failed: %s", b.ID, b.Error)
+	case farm.BakeCancelled:
+		return fmt.Errorf("bake %s was cancelled", b.ID)
+	}
+	return nil // detached
+}
+
+func imageTable(w *tabwriter.Writer, images []api.Image) {
+	row(w, "IMAGE", "KIND", "PLATFORM", "SIZE", "DIGEST")
+	for _, i := range images {
+		row(w, i.Ref, i.Kind, i.Platform, size(i.Size), i.Digest)
+	}
+}
+
+func newLock(cli *cli) *cobra.Command {
+	var flags recipeFlags
+	var file string
+	cmd := &cobra.Command{
+		Use:   "lock RECIPE",
+		Short: "Resolve a recipe to its Lock: every package and file by content",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			bake, err := cli.bake(cmd, &flags, args[0], api.BakeRequest{LockOnly: true}, false)
+			if err != nil {
+				return err
+			}
+			if bake.State != farm.BakeDone {
+				return verdict(cmd, bake, 0)
+			}
+			farm, err := cli.dial()
+			if err != nil {
+				return err
+			}
+			defer farm.Close()
+			lock, err := farm.Lock(cmd.Context(), bake.ID)
+			if err != nil {
+				return err
+			}
+			return writeResult(cmd, file, lock)
+		},
+	}
+	flags.register(cmd, true)
+	cmd.Flags().StringVarP(&file, "file", "f", "", "write the Lock to a file instead of standard output")
+	return cmd
+}

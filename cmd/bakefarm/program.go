@@ -1,0 +1,108 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+)
+
+// program is parts that run together: each is started after what it depends on, and stopped before it. Every goroutine
+// is waited for.
+//
+//	p := newProgram(ctx, log)
+//	p.closes("bus", b.Close)        // stopped last
+//	p.runs("coordinator", c.Run)    // stopped first
+//	err := p.wait()                 // until ctx ends or a part fails; then everything stops, in reverse order
+type program struct {
+	ctx   context.Context // ends when the program is to stop
+	fail  context.CancelCauseFunc
+	log   *slog.Logger
+	mu    sync.Mutex
+	parts []part
+}
+
+type part struct {
+	name string
+	stop func() error
+}
+
+func newProgram(ctx context.Context, log *slog.Logger) *program {
+	ctx, fail := context.WithCancelCause(ctx)
+	return &program{ctx: ctx, fail: fail, log: log}
+}
+
+func (p *program) add(name string, stop func() error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.parts = append(p.parts, part{name, stop})
+}
+
+// closes registers something that is open and has to be closed.
+func (p *program) closes(name string, closeIt func() error) { p.add(name, closeIt) }
+
+// runs starts a part that runs until its context ends. When it ends earlier, the whole program stops with its error.
+func (p *program) runs(name string, run func(context.Context) error) {
+	// The part's context must not end with the program's, but in its turn.
+	ctx, cancel := context.WithCancel(context.WithoutCancel(p.ctx))
+	done := make(chan error, 1)
+	go func() {
+		err := run(ctx)
+		if ctx.Err() == nil {
+			if err == nil {
+				err = errors.New("ended by itself")
+			}
+			p.fail(fmt.Errorf("%s: %w", name, err))
+		}
+		done <- err
+	}()
+	p.add(name, func() error {
+		cancel()
+		err := <-done
+		if errors.Is(err, context.Canceled) {
+			return nil
+		}
+		return err
+	})
+}
+
+// stopTime bounds an orderly stop: what has not ended by then ends with the process.
+const stopTime = 5 * time.Second
+
+// wait returns after the program's context has ended and every part was stopped. The error is that of the part that
+// failed; nil when the program was told to stop.
+func (p *program) wait(asked context.Context) error {
+	<-p.ctx.Done()
+	cause := context.Cause(p.ctx)
+	if asked.Err() != nil {
+		cause = nil
+		p.log.Info("stopping")
+	}
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		p.stop()
+	}()
+	select {
+	case <-stopped:
+	case <-time.After(stopTime):
+		p.log.Warn("not everything has stopped in time", "after", stopTime)
+	}
+	return cause
+}
+
+func (p *program) stop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i := len(p.parts) - 1; i >= 0; i-- {
+		part := p.parts[i]
+		started := time.Now()
+		if err := part.stop(); err != nil {
+			p.log.Warn("stop", "part", part.name, "error", err)
+		}
+		p.log.Debug("stopped", "part", part.name, "took", time.Since(started))
+	}
+	p.parts = nil
+}

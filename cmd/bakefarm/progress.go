@@ -1,0 +1,124 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"bakefarm/farm"
+
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
+	"golang.org/x/term"
+)
+
+// progress shows what a bake does while it does it: as bars on a terminal, as plain lines in a pipe.
+type progress interface {
+	sent(bytes int64) // of the context, from several goroutines
+	event(farm.Event) error
+	close()
+}
+
+func newProgress(w io.Writer) progress {
+	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		return newBars(f)
+	}
+	return &lines{w: w}
+}
+
+// lines writes one line for each thing that happens.
+type lines struct {
+	w     io.Writer
+	bytes atomic.Int64
+	told  bool
+}
+
+func (l *lines) sent(n int64) { l.bytes.Add(n) }
+
+func (l *lines) close() {}
+
+func (l *lines) event(e farm.Event) error {
+	if n := l.bytes.Load(); n > 0 && !l.told {
+		l.told = true
+		fmt.Fprintf(l.w, "sent %s of the context\n", size(n))
+	}
+	if line := describe(e); line != "" {
+		fmt.Fprintln(l.w, line)
+	}
+	return nil
+}
+
+// describe puts an event into words; empty for one that a reader can do without.
+func describe(e farm.Event) string {
+	switch e.Type {
+	case farm.EventBake:
+		if e.Error != "" {
+			return fmt.Sprintf("%s: %s", e.State, e.Error)
+		}
+		return string(e.State)
+	case farm.EventPlan:
+		return fmt.Sprintf("%d of %d shards are known already", e.Done, e.Total)
+	case farm.EventShard:
+		switch {
+		case e.Status == farm.ShardDone:
+			return fmt.Sprintf("[%d/%d] %s (%s)", e.Done, e.Total, e.Label, took(e.Took))
+		case e.Error != "":
+			return fmt.Sprintf("%s: %s: %s", e.Label, e.Status, e.Error)
+		}
+		return ""
+	case farm.EventLog:
+		if e.Label == "" {
+			return e.Line
+		}
+		return fmt.Sprintf("%s: %s", e.Label, e.Line)
+	}
+	return ""
+}
+
+// bars draws one bar for the shards, with what is being done beside it.
+type bars struct {
+	all     *mpb.Progress
+	bar     *mpb.Bar
+	label   atomic.Pointer[string]
+	uploads atomic.Int64
+}
+
+func newBars(f *os.File) *bars {
+	b := &bars{all: mpb.New(mpb.WithOutput(f), mpb.WithWidth(40), mpb.WithRefreshRate(80*time.Millisecond))}
+	b.say("resolving")
+	b.bar = b.all.New(0, mpb.BarStyle().Lbound("").Rbound("").Filler("━").Tip("━").Padding("╌"),
+		mpb.BarRemoveOnComplete(),
+		mpb.PrependDecorators(decor.CountersNoUnit("%d/%d ", decor.WCSyncWidth)),
+		mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return " " + *b.label.Load() })))
+	return b
+}
+
+func (b *bars) say(label string) { b.label.Store(&label) }
+
+func (b *bars) sent(n int64) { b.say("sending the context: " + size(b.uploads.Add(n))) }
+
+func (b *bars) event(e farm.Event) error {
+	switch e.Type {
+	case farm.EventPlan, farm.EventShard:
+		if e.Total > 0 {
+			b.bar.SetTotal(int64(e.Total), false)
+			b.bar.SetCurrent(int64(e.Done))
+		}
+		if e.Label != "" {
+			b.say(e.Label)
+		}
+	case farm.EventBake:
+		b.say(string(e.State))
+	}
+	if e.Type == farm.EventLog || e.Error != "" {
+		fmt.Fprintln(b.all, describe(e))
+	}
+	return nil
+}
+
+func (b *bars) close() {
+	b.bar.Abort(true)
+	b.all.Wait()
+}
