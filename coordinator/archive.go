@@ -31,11 +31,13 @@ func (c *Coordinator) lacksLog(b farm.Bake) bool {
 func (c *Coordinator) archive(ctx context.Context) {
 	tick := time.NewTicker(archiveEvery)
 	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
+	for more := false; ctx.Err() == nil; {
+		if !more {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return
+			}
 		}
 		var due []farm.Bake
 		c.bakes.each(func(_ string, v view[farm.Bake]) {
@@ -43,10 +45,11 @@ func (c *Coordinator) archive(ctx context.Context) {
 				due = append(due, v.rec)
 			}
 		})
-		if len(due) == 0 {
+		if more = len(due) == archiveAtOnce; len(due) == 0 {
 			continue
 		}
 		if err := c.archiveLogs(ctx, due); err != nil && ctx.Err() == nil {
+			more = false
 			c.Log.Warn("logs not stored, trying again", "bakes", len(due), "err", err)
 		}
 	}

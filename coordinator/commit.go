@@ -164,7 +164,7 @@ func (c *Coordinator) complete(ctx context.Context, f *flight, b farm.Bake) erro
 		}
 	}
 	f.graph.prune()
-	refs := append(slices.Clip(f.early), f.graph.refs...)
+	refs := slices.Concat(f.early, f.graph.refs)
 	var list digest.Digest
 	if !fits(refs) {
 		w := c.Store.Begin()
@@ -301,16 +301,20 @@ func (c *Coordinator) createVersion(ctx context.Context, f *flight, b farm.Bake)
 
 // release names the bake's images and moves the recipe's channel, also for a cached bake.
 func (c *Coordinator) release(ctx context.Context, f *flight, b *farm.Bake) error {
-	return together(ctx,
-		func(ctx context.Context) error { return c.tag(ctx, *b, b.Version) },
-		func(ctx context.Context) error { return c.tag(ctx, *b, "latest") },
+	released := *b
+	var published *farm.Published
+	err := together(ctx,
+		func(ctx context.Context) error { return c.tag(ctx, released, released.Version) },
+		func(ctx context.Context) error { return c.tag(ctx, released, "latest") },
 		func(ctx context.Context) error {
-			if err := c.updateRegistries(ctx, f, *b); err != nil {
+			if err := c.updateRegistries(ctx, f, released); err != nil {
 				return err
 			}
-			b.Published = c.publish(ctx, f, *b)
+			published = c.publish(ctx, f, released)
 			return nil
 		})
+	b.Published = published
+	return err
 }
 
 // tag points a tag to the bake's first image. "latest" is what the name's last bake led to, cached or not.

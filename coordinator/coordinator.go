@@ -64,6 +64,7 @@ const (
 	driveAtOnce   = 32        // bakes driven at a time
 	askAtOnce     = 32        // records asked for at a time, for one bake
 	drivePatience = time.Minute
+	catchUp       = 10 * time.Second // how long Run waits for its mirrors: they are a help, not a need
 )
 
 // Coordinator accepts, drives and finishes bakes. Make one with New, and let it work with Run.
@@ -133,6 +134,8 @@ func (c *Coordinator) Run(ctx context.Context) error {
 	for _, caught := range []chan struct{}{c.bakes.caught, c.shards.caught, c.versions.caught} {
 		select {
 		case <-caught:
+		case <-time.After(catchUp):
+			c.Log.Warn("the records are not all seen yet, starting nevertheless", "after", catchUp)
 		case err := <-failed:
 			return err
 		case <-ctx.Done():

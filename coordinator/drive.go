@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -101,7 +102,7 @@ func (c *Coordinator) fail(ctx context.Context, f *flight, message string) error
 	_, err := c.move(ctx, f.id, farm.BakeFailed, func(b *farm.Bake) {
 		b.Error, b.DoneAt = clip(message, maxError), c.doneAt(*b)
 		if f.graph != nil {
-			if refs := append(f.early, f.graph.refs...); fits(refs) {
+			if refs := slices.Concat(f.early, f.graph.refs); fits(refs) {
 				b.Shards = refs
 			}
 		} else if len(f.early) > 0 {
@@ -200,7 +201,7 @@ func (c *Coordinator) begin(ctx context.Context, f *flight, b farm.Bake, key dig
 	c.events.emit(ctx, farm.Event{Type: farm.EventPlan, Bake: f.id, Done: g.hits(), Total: len(g.shards)})
 	// What the record will name is stored while the first shards are on their way: a crash in between costs nothing but
 	// asking again.
-	refs := append(f.early, g.refs...)
+	refs := slices.Concat(f.early, g.refs)
 	var list digest.Digest
 	err = together(ctx,
 		func(ctx context.Context) error { return c.keepLock(ctx, f, b, refs, &list) },
@@ -210,6 +211,9 @@ func (c *Coordinator) begin(ctx context.Context, f *flight, b farm.Bake, key dig
 	}
 	_, err = c.move(ctx, f.id, farm.BakeBaking, func(b *farm.Bake) {
 		c.setLock(f, b, key)
+		if list == "" {
+			refs = slices.Concat(f.early, g.refs) // some turned out to be shared
+		}
 		setRefs(b, refs, list)
 	})
 	return true, err
@@ -249,9 +253,13 @@ func (c *Coordinator) lookUp(ctx context.Context, f *flight) (moves, error) {
 		for j, i := range m.lookup {
 			if found[j].output == nil {
 				g.standings[i] = missing
+				g.source(i, farm.SourceMiss, g.shards[i].Reason(farm.SourceMiss))
 				continue
 			}
 			g.standings[i] = ready
+			if f.adopted {
+				c.recall(ctx, f.id, g, i)
+			}
 			reason := g.shards[i].Reason(farm.SourceHit)
 			if found[j].origin != "" {
 				reason += ": " + found[j].origin
@@ -260,6 +268,16 @@ func (c *Coordinator) lookUp(ctx context.Context, f *flight) (moves, error) {
 			g.refs[i].State = farm.ShardDone
 		}
 	}
+}
+
+// recall notes that an output, which looks like a hit, is there because the bake had it made before a restart.
+func (c *Coordinator) recall(ctx context.Context, bake string, g *graph, i int) {
+	rec, _, err := c.Bus.Shards.Get(ctx, g.ids[i])
+	if err != nil || !wants(rec, bake) {
+		return // for people only: at worst it is called a hit
+	}
+	g.source(i, farm.SourceMiss, g.shards[i].Reason(farm.SourceMiss))
+	g.refs[i].Worker, g.refs[i].Took = rec.Worker, rec.Took
 }
 
 // dispatchSteps has shards of the plan made.

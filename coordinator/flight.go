@@ -15,7 +15,8 @@ import (
 
 // A flight is what this process knows of a bake that it drives. All of it can be had again from the records.
 type flight struct {
-	id string
+	id      string
+	adopted bool // taken up from the records, not accepted here
 
 	// Guarded by Coordinator.mu.
 	driving  bool
@@ -218,6 +219,7 @@ func (c *Coordinator) kick(bake string) {
 	f := c.flights[bake]
 	if f == nil {
 		f = newFlight(bake)
+		f.adopted = true
 		c.flights[bake] = f
 	}
 	if f.driving {
