@@ -1,0 +1,222 @@
+package catalog
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync/atomic"
+
+	_ "modernc.org/sqlite"
+)
+
+// schemaVersion is raised with every change of schema, or of what is projected into it. Files of another are made anew.
+const schemaVersion = 1
+
+// Digests are blobs of 32 bytes. entries has no index by pack: see sweep. Numbers of packs are never used again.
+const schema = `
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE packs (
+	num     INTEGER PRIMARY KEY AUTOINCREMENT,
+	id      TEXT NOT NULL UNIQUE,
+	state   INTEGER NOT NULL,
+	entries INTEGER NOT NULL
+);
+CREATE TABLE entries (
+	digest    BLOB NOT NULL,
+	composite INTEGER NOT NULL,
+	pack      INTEGER NOT NULL,
+	offset    INTEGER NOT NULL,
+	length    INTEGER NOT NULL,
+	piece     BLOB,
+	PRIMARY KEY (digest, composite, pack)
+) WITHOUT ROWID;
+CREATE TABLE images (
+	vkey     TEXT NOT NULL,
+	repo     TEXT NOT NULL,
+	digest   BLOB NOT NULL,
+	version  TEXT NOT NULL,
+	sequence INTEGER NOT NULL,
+	kind     TEXT NOT NULL,
+	created  INTEGER NOT NULL,
+	row      TEXT NOT NULL,
+	PRIMARY KEY (repo, digest, vkey)
+) WITHOUT ROWID;
+CREATE INDEX images_newest ON images (created, repo, version, digest);
+CREATE INDEX images_repo ON images (repo, created, version, digest);
+CREATE INDEX images_version ON images (repo, version);
+CREATE INDEX images_vkey ON images (vkey);
+CREATE TABLE repo_blobs (
+	repo   TEXT NOT NULL,
+	digest BLOB NOT NULL,
+	vkey   TEXT NOT NULL,
+	PRIMARY KEY (repo, digest, vkey)
+) WITHOUT ROWID;
+CREATE INDEX repo_blobs_vkey ON repo_blobs (vkey);
+`
+
+// database is the file: one connection that writes, and some that read beside it. In memory it is one connection for all,
+// and a second that does nothing but keep the memory from being freed when the first is replaced.
+type database struct {
+	write, read *sql.DB
+	keeper      *sql.Conn
+}
+
+var memories atomic.Int64
+
+func openDatabase(path string) (*database, error) {
+	if path == "" {
+		// A name of its own, so that two catalogs of a process are two.
+		db, err := sql.Open("sqlite", fmt.Sprintf("file:/catalog-%d?vfs=memdb&_pragma=busy_timeout(10000)&_txlock=immediate", memories.Add(1)))
+		if err != nil {
+			return nil, err
+		}
+		db.SetMaxOpenConns(2)
+		keeper, err := db.Conn(context.Background())
+		if err != nil {
+			db.Close()
+			return nil, err
+		}
+		d := &database{write: db, read: db, keeper: keeper}
+		if err := d.create(); err != nil {
+			d.Close()
+			return nil, err
+		}
+		return d, nil
+	}
+	d, err := openFile(path)
+	if err == nil {
+		return d, nil
+	}
+	if !errors.Is(err, errUnusable) {
+		return nil, fmt.Errorf("catalog %s: %w", path, err)
+	}
+	for _, suffix := range []string{"", "-wal", "-shm", "-journal"} {
+		if err := os.Remove(path + suffix); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("catalog: remove what can't be used: %w", err)
+		}
+	}
+	if d, err = openFile(path); err != nil {
+		return nil, fmt.Errorf("catalog %s: %w", path, err)
+	}
+	return d, nil
+}
+
+// errUnusable: the file is no catalog of this schema; deleting it helps.
+var errUnusable = errors.New("not a catalog of this release")
+
+func openFile(path string) (*database, error) {
+	// The path goes into a URI: ? and # end it there, % escapes.
+	uri := "file:" + strings.NewReplacer("%", "%25", "?", "%3f", "#", "%23").Replace(path) +
+		"?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=synchronous(OFF)&_pragma=cache_size(-16384)&_txlock=immediate"
+	w, err := sql.Open("sqlite", uri)
+	if err != nil {
+		return nil, err
+	}
+	w.SetMaxOpenConns(1)
+	r, err := sql.Open("sqlite", uri)
+	if err != nil {
+		w.Close()
+		return nil, err
+	}
+	r.SetMaxOpenConns(4)
+	r.SetMaxIdleConns(4)
+	d := &database{write: w, read: r}
+	if err := d.check(); err != nil {
+		d.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+// check makes the tables in an empty file, and finds out whether any other can be used.
+func (d *database) check() error {
+	var version, tables int
+	if err := d.write.QueryRow("PRAGMA user_version").Scan(&version); err != nil {
+		return d.unusable(err)
+	}
+	if err := d.write.QueryRow("SELECT count(*) FROM sqlite_master").Scan(&tables); err != nil {
+		return d.unusable(err)
+	}
+	if version == 0 && tables == 0 {
+		return d.create()
+	}
+	if version != schemaVersion {
+		return fmt.Errorf("%w: schema %d, want %d", errUnusable, version, schemaVersion)
+	}
+	boot := bootID()
+	var last string
+	if err := d.write.QueryRow("SELECT value FROM meta WHERE key = 'boot'").Scan(&last); err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return d.unusable(err)
+	}
+	if last != boot {
+		var verdict string
+		if err := d.write.QueryRow("PRAGMA quick_check(1)").Scan(&verdict); err != nil {
+			return d.unusable(err)
+		}
+		if verdict != "ok" {
+			return fmt.Errorf("%w: %s", errUnusable, verdict)
+		}
+	}
+	return setMeta(context.Background(), d.write, "boot", boot)
+}
+
+// unusable tells a file that is broken from one that can't be reached.
+func (d *database) unusable(err error) error {
+	text := err.Error()
+	if strings.Contains(text, "not a database") || strings.Contains(text, "malformed") || strings.Contains(text, "no such") {
+		return fmt.Errorf("%w: %w", errUnusable, err)
+	}
+	return err
+}
+
+func (d *database) create() error {
+	tx, err := d.write.Begin()
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback()
+	if _, err := tx.Exec(schema + fmt.Sprintf("PRAGMA user_version = %d;", schemaVersion)); err != nil {
+		return fmt.Errorf("create tables: %w", err)
+	}
+	if err := setMeta(context.Background(), tx, "boot", bootID()); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+func (d *database) Close() error {
+	var err error
+	if d.keeper != nil {
+		err = d.keeper.Close()
+	} else {
+		err = d.read.Close()
+	}
+	return errors.Join(err, d.write.Close())
+}
+
+// bootID names the machine's present boot, where the system tells.
+func bootID() string {
+	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(b))
+}
+
+type execer interface {
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+}
+
+func setMeta(ctx context.Context, x execer, key string, value any) error {
+	_, err := x.ExecContext(ctx, "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", key, fmt.Sprint(value))
+	return err
+}
+
+// getMeta reads a value into dst, which stays as it is when there is none.
+func getMeta(ctx context.Context, db *sql.DB, key string, dst any) error {
+	err := db.QueryRowContext(ctx, "SELECT value FROM meta WHERE key = ?", key).Scan(dst)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	return err
+}
