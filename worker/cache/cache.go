@@ -9,9 +9,10 @@
 //
 // # What an entry's bytes are worth
 //
-// A cached tar is hashed into a layer's diffID and nowhere else compared with anything, so a flipped bit would poison
-// the layer in silence; hashing each member a second time with sha256 would double the most expensive work of a warm
-// bake. The answer rests on who may write an entry and on a cheap sum per block:
+// A cached tar is hashed into a layer's diffID, and a flipped bit must not get there; but hashing each member a second
+// time with sha256 would double the most expensive work of a warm bake. The answer rests on who may write an entry and
+// on a cheap sum per block. (compose.Assembler also compares each tar with the CRC-32 in its pieces: that finds an entry
+// under the wrong name, where this finds damage, for every kind of entry and at the moment of reading.)
 //
 //   - An entry is only made of bytes whose sha256 its maker has just computed or verified: the digest that Put and
 //     Commit take is a result, not a claim. That proof is made once, when the bytes are produced.
@@ -26,6 +27,7 @@
 package cache
 
 import (
+	"bytes"
 	"container/list"
 	"errors"
 	"fmt"
@@ -195,7 +197,9 @@ func (c *Cache) Get(d digest.Digest, limit int64) ([]byte, error) {
 	if _, err := io.ReadFull(r, data); err != nil {
 		return nil, err
 	}
-	c.hot.put(d, data)
+	if len(data) <= hotEntry {
+		c.hot.put(d, data)
+	}
 	return data, nil
 }
 
@@ -219,26 +223,28 @@ func (c *Cache) Open(d digest.Digest) (*Reader, error) {
 	name := c.path(d)
 	f, err := os.Open(name)
 	if err != nil {
-		c.drop(d)
+		c.Drop(d)
 		return nil, fmt.Errorf("%w: %w", ErrMiss, err)
 	}
 	if touch {
 		now := time.Now()
 		_ = os.Chtimes(name, now, now) // only a restart's notion of recency suffers
 	}
-	r, err := newReader(f, func() { c.drop(d) })
+	r, err := newReader(f, func() { c.Drop(d) })
 	if err != nil {
 		f.Close()
-		c.drop(d)
+		c.Drop(d)
 		return nil, fmt.Errorf("%s: %w", d, err)
 	}
 	return r, nil
 }
 
-// Put keeps data under its digest, which the caller has computed or verified. The caller must not change data
-// afterwards. An error means that nothing is kept.
+// Put keeps a copy of data under its digest, which the caller has computed or verified. After an error it may still be
+// kept in memory.
 func (c *Cache) Put(d digest.Digest, data []byte) error {
-	c.hot.put(d, data)
+	if len(data) <= hotEntry {
+		c.hot.put(d, bytes.Clone(data))
+	}
 	c.mu.Lock()
 	_, kept := c.entries[d]
 	c.mu.Unlock()
@@ -290,8 +296,8 @@ func (c *Cache) evict() {
 	}
 }
 
-// drop removes an entry that turned out to be missing or damaged.
-func (c *Cache) drop(d digest.Digest) {
+// Drop forgets an entry that turned out to be of no use.
+func (c *Cache) Drop(d digest.Digest) {
 	c.hot.drop(d)
 	c.mu.Lock()
 	defer c.mu.Unlock()

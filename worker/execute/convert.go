@@ -1,0 +1,89 @@
+package execute
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+
+	"bakefarm/compose/deb"
+	"bakefarm/plan"
+	"bakefarm/worker/mirror"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Fetcher gets files whose digest is known from the world.
+type Fetcher interface {
+	// Fetch reads the file of size bytes from the first of the URLs that has it. The caller closes.
+	Fetch(ctx context.Context, urls []string, size int64, sha256 digest.Digest) (io.ReadCloser, error)
+}
+
+// decompressors are the machine's where it has better ones than this process.
+var decompressors = func() deb.Decompressors {
+	all := deb.PureGo()
+	maps.Copy(all, mirror.Decompressors())
+	return all
+}()
+
+// convert makes a member and a record of one Debian package. It reads the package once: while its end is still on the
+// wire, its beginning is compressed.
+func convert(ctx context.Context, j *job, spec plan.ConvertSpec) (plan.Member, error) {
+	p := spec.Package
+	member, err := j.convert(ctx, spec)
+	if err != nil {
+		return plan.Member{}, fmt.Errorf("package %s %s (%s): %w", p.Name, p.Version, p.Arch, err)
+	}
+	return member, nil
+}
+
+func (j *job) convert(ctx context.Context, spec plan.ConvertSpec) (plan.Member, error) {
+	if len(spec.Keep) > 0 {
+		return plan.Member{}, fmt.Errorf("keep %q: this worker only converts whole packages: upgrade it", spec.Keep)
+	}
+	p := spec.Package
+	// The turn is taken when the package is here or a good part of it waits: a slow mirror holds up no other work.
+	ahead, err := readAhead(ctx, func(ctx context.Context) (io.ReadCloser, error) {
+		return j.Mirror.Fetch(ctx, spec.URLs, p.Size, p.SHA256)
+	})
+	if err != nil {
+		return plan.Member{}, err
+	}
+	defer ahead.Close()
+	if err := ahead.ready(ctx); err != nil {
+		return plan.Member{}, err
+	}
+	if err := j.Turns.take(ctx); err != nil {
+		return plan.Member{}, err
+	}
+	w := j.Store.Begin()
+	store := j.newMember(w)
+	defer store.discard()
+	result, record, err := func() (deb.Result, []byte, error) {
+		defer j.Turns.give()
+		result, err := deb.Convert(ahead, p.Size, deb.Options{
+			SHA256:        p.SHA256,
+			Emit:          func(piece []byte) error { return store.put(ctx, piece) },
+			Plain:         store,
+			Decompressors: decompressors,
+		})
+		if err != nil {
+			return result, nil, err
+		}
+		record, err := result.Record.Encode()
+		return result, record, err
+	}()
+	if err != nil {
+		if cause := ahead.failed(); cause != nil {
+			err = cause // where the archive broke off says nothing
+		}
+		return plan.Member{}, err
+	}
+	store.done(result.Member)
+	out, err := j.commitDescribed(ctx, w, result.Member, record)
+	if err != nil {
+		return plan.Member{}, err
+	}
+	j.say("%s %s: %s unpacked to %s, %d files", p.Name, p.Version, size(p.Size), size(out.TarSize), len(result.Record.Inventory.Paths))
+	return out, nil
+}

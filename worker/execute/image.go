@@ -1,0 +1,68 @@
+package execute
+
+import (
+	"context"
+	"fmt"
+
+	"bakefarm/compose/oci"
+	"bakefarm/imagestore"
+	"bakefarm/plan"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// image makes the configuration and the manifest over layers.
+func image(ctx context.Context, j *job, spec plan.ImageSpec) (plan.ImageOutput, error) {
+	made, err := dependencies[plan.Layer](j)
+	if err != nil {
+		return plan.ImageOutput{}, err
+	}
+	if len(made) != len(spec.Roles) || len(made) == 0 {
+		return plan.ImageOutput{}, fmt.Errorf("%d layers for %d roles: want one each, and at least one", len(made), len(spec.Roles))
+	}
+	platform, err := oci.ParsePlatform(spec.Platform)
+	if err != nil {
+		return plan.ImageOutput{}, err
+	}
+	layers := make([]oci.Layer, len(made))
+	for i, l := range made {
+		layers[i] = oci.Layer{Role: spec.Roles[i], Digest: l.Digest, Size: l.Size, DiffID: l.DiffID}
+	}
+	c := spec.Config
+	config, err := oci.NewConfig(oci.Config{
+		Entrypoint: c.Entrypoint, Cmd: c.Cmd, Env: c.Env, User: c.User, WorkingDir: c.WorkingDir,
+		Ports: c.Ports, Volumes: c.Volumes, Labels: c.Labels, StopSignal: c.StopSignal,
+	}, platform, layers)
+	if err != nil {
+		return plan.ImageOutput{}, err
+	}
+	manifest, err := oci.NewManifest(config, layers)
+	if err != nil {
+		return plan.ImageOutput{}, err
+	}
+
+	w := j.Store.Begin()
+	if _, err := w.Put(ctx, config); err != nil {
+		return plan.ImageOutput{}, err
+	}
+	d, err := imagestore.PutManifest(ctx, j.Store, w, v1.MediaTypeImageManifest, manifest)
+	if err != nil {
+		return plan.ImageOutput{}, err
+	}
+	if err := w.Commit(ctx); err != nil {
+		return plan.ImageOutput{}, err
+	}
+	out := plan.ImageOutput{
+		Manifest:  d,
+		MediaType: v1.MediaTypeImageManifest,
+		Size:      int64(len(manifest) + len(config)),
+		Blobs:     []digest.Digest{digest.FromBytes(config)},
+	}
+	for _, l := range layers {
+		out.Size += l.Size
+		out.Blobs = append(out.Blobs, l.Digest)
+	}
+	j.say("%s: %d layers, %s", d, len(layers), size(out.Size))
+	return out, nil
+}

@@ -1,0 +1,47 @@
+package execute
+
+import (
+	"context"
+	"fmt"
+
+	"bakefarm/imagestore"
+	"bakefarm/plan"
+	"bakefarm/worker/mirror"
+)
+
+// Mirror asks the world. *mirror.Client is one.
+type Mirror interface {
+	Fetcher
+
+	// Observe returns the verified package indexes that the mirrors of a suite have now for a Debian architecture.
+	Observe(ctx context.Context, suite, arch, mirror, keyring string) (*mirror.Observation, error)
+}
+
+// observe asks the mirrors of a suite what they have, and keeps it. The same files as last time cost nothing more.
+func observe(ctx context.Context, j *job, spec plan.ObserveSpec) (plan.ObserveOutput, error) {
+	seen, err := j.Mirror.Observe(ctx, spec.Suite, spec.Arch, spec.Mirror, spec.Keyring)
+	if err != nil {
+		return plan.ObserveOutput{}, err
+	}
+	for _, note := range seen.Notes {
+		j.say("%s", note)
+	}
+	w := j.Store.Begin()
+	var out plan.ObserveOutput
+	for _, x := range seen.Indexes {
+		if len(x.Data) > imagestore.MaxPiece {
+			return plan.ObserveOutput{}, fmt.Errorf("mirror %s: %s of %s has %d bytes, the farm keeps at most %d",
+				x.Base, x.Name, x.Suite, len(x.Data), imagestore.MaxPiece)
+		}
+		part, err := w.Put(ctx, x.Data)
+		if err != nil {
+			return plan.ObserveOutput{}, err
+		}
+		if part.Digest != x.Packages {
+			return plan.ObserveOutput{}, fmt.Errorf("mirror %s: %s of %s has the digest %s, not %s", x.Base, x.Name, x.Suite, part.Digest, x.Packages)
+		}
+		out.Indexes = append(out.Indexes, x.Index)
+		j.say("%s %s: %s, signed by %s", x.Suite, x.Component, size(x.Size), x.SignedBy)
+	}
+	return out, w.Commit(ctx)
+}

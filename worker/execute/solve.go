@@ -1,0 +1,90 @@
+package execute
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"bakefarm/compose/apt"
+	"bakefarm/plan"
+	"bakefarm/recipe"
+	"bakefarm/worker/mirror"
+)
+
+// solve chooses the packages of an OS request out of observed indexes.
+func solve(ctx context.Context, j *job, spec plan.SolveSpec) (plan.SolveOutput, error) {
+	indexes := make([]*apt.Index, len(spec.Indexes))
+	for i, x := range spec.Indexes {
+		var err error
+		if indexes[i], err = j.index(ctx, x); err != nil {
+			return plan.SolveOutput{}, fmt.Errorf("index %s %s of %s: %w", x.Suite, x.Component, x.Base, err)
+		}
+	}
+	packages, err := j.choose(ctx, spec, indexes)
+	if err != nil {
+		return plan.SolveOutput{}, err
+	}
+	raw, err := json.Marshal(packages)
+	if err != nil {
+		return plan.SolveOutput{}, err
+	}
+	w := j.Store.Begin()
+	part, err := w.Put(ctx, raw)
+	if err != nil {
+		return plan.SolveOutput{}, err
+	}
+	if err := w.Commit(ctx); err != nil {
+		return plan.SolveOutput{}, err
+	}
+	var total int64
+	for _, p := range packages {
+		total += p.Size
+	}
+	j.say("%d packages, %s", len(packages), size(total))
+	return plan.SolveOutput{Packages: part.Digest, Count: len(packages)}, nil
+}
+
+// choose runs the solver, which computes and takes a turn.
+func (j *job) choose(ctx context.Context, spec plan.SolveSpec, indexes []*apt.Index) ([]plan.SolvedPackage, error) {
+	if err := j.Turns.take(ctx); err != nil {
+		return nil, err
+	}
+	defer j.Turns.give()
+	solution, err := apt.Solve(apt.Request{Arch: spec.Arch, Variant: spec.Debian.Variant, Packages: spec.Debian.Packages}, indexes)
+	if err != nil {
+		return nil, err
+	}
+	packages := make([]plan.SolvedPackage, len(solution.Packages))
+	for i, p := range solution.Packages {
+		packages[i] = plan.SolvedPackage{
+			LockedPackage: recipe.LockedPackage{Name: p.Name, Version: p.Version, Arch: p.Arch, SHA256: p.Digest, Size: p.Size},
+			URL:           mirror.PackageURL(spec.Indexes[p.Index].Base, p.Filename),
+		}
+	}
+	return packages, nil
+}
+
+// index returns a parsed index: of the process's memory, else parsed from its piece.
+func (j *job) index(ctx context.Context, x plan.Index) (*apt.Index, error) {
+	return j.Indexes.get(ctx, x.Packages, func() (_ *apt.Index, err error) {
+		rc, err := j.Store.Open(ctx, x.Packages, 0, -1)
+		if err != nil {
+			return nil, err
+		}
+		defer rc.Close()
+		if err := j.Turns.take(ctx); err != nil {
+			return nil, err
+		}
+		defer j.Turns.give()
+		text, err := mirror.Decompress(x.Name, rc)
+		if err != nil {
+			return nil, err
+		}
+		defer func() {
+			if cerr := text.Close(); err == nil {
+				err = cerr
+			}
+		}()
+		return apt.ParsePackages(text)
+	})
+}

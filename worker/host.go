@@ -1,0 +1,29 @@
+package worker
+
+import (
+	"bakefarm/worker/cache"
+	"bakefarm/worker/execute"
+)
+
+// Host is what the workers of one process share.
+type Host struct {
+	cache   *cache.Cache
+	turns   execute.Turns
+	indexes *execute.Indexes
+}
+
+// OpenHost opens a host with its cache in dir. The budget is in bytes; 0: cache.DefaultBudget.
+func OpenHost(dir string, budget int64) (*Host, error) {
+	c, err := cache.Open(dir, budget)
+	if err != nil {
+		return nil, err
+	}
+	return &Host{cache: c, turns: execute.NewTurns(0), indexes: execute.NewIndexes()}, nil
+}
+
+// Close closes the host, after the workers that share it.
+func (h *Host) Close() error { return h.cache.Close() }
+
+func (h *Host) env(store execute.Store, mirror execute.Mirror) execute.Env {
+	return execute.Env{Store: store, Mirror: mirror, Cache: h.cache, Turns: h.turns, Indexes: h.indexes}
+}

@@ -1,0 +1,262 @@
+// Package worker runs shards for a farm: it takes hints out of the work queue, claims the shards that they name, runs
+// them and reports.
+//
+//	hint ─▶ claim ─▶ run (package execute) ─▶ report ─▶ ack        one goroutine an attempt, Slots at a time
+//	                  │ beat: every third of the lease, and while lines are said
+//	                  ◀─ stop: told so by a beat or by broadcast: the attempt is dropped
+//
+// A worker holds no truth. The record of a shard says whose attempt counts; a worker that hears nothing, or too late,
+// does work that nobody takes. So a worker may die at any point: the lease of what it ran runs out, and another one
+// claims that.
+//
+// Workers of one process share a Host: the cache on disk, parsed package indexes and turns on the processors. Shards
+// wait for mirrors and for the store most of the time, so a worker claims several times as many as there are
+// processors, and those that compute take turns.
+package worker
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"bakefarm/bus"
+	"bakefarm/farm"
+	"bakefarm/worker/execute"
+)
+
+// Config says what a worker is.
+type Config struct {
+	Bus    *bus.Bus
+	Store  execute.Store
+	Mirror execute.Mirror
+
+	ID      string   // names the worker; must be its own. Empty: the host's name and a random part
+	Slots   int      // shards at a time; 0: four times the number of processors
+	Classes []string // capability classes that it takes work of; empty: Classes()
+
+	Host       *Host  // shared with other workers of the process; nil: a host of its own, of the next two
+	CacheDir   string // directory of the cache on disk; one process at a time
+	CacheBytes int64  // budget of it; 0: cache.DefaultBudget
+
+	// Grace is how long shards that run when the worker is stopped may go on; what is not done by then is handed back.
+	// 0: 3 seconds.
+	Grace time.Duration
+
+	Log *slog.Logger // nil: slog.Default()
+}
+
+// Times and bounds.
+const (
+	defaultGrace  = 3 * time.Second
+	fetchWait     = 10 * time.Second       // how long a fetch waits at the queue
+	slotWait      = 100 * time.Millisecond // how long a hint waits for a slot before it's handed back
+	claimTimeout  = 10 * time.Second
+	noCoordinator = 2 * time.Second // a hint whose claim nobody answered comes back after that
+	maxBackoff    = 5 * time.Second
+)
+
+// Classes are the capability classes that a worker of this release can take: no kind of shard runs foreign code yet, so
+// that none is bound to an architecture.
+func Classes() []string {
+	classes := make([]string, len(farm.Kinds))
+	for i, kind := range farm.Kinds {
+		classes[i] = farm.Class("any", kind)
+	}
+	return classes
+}
+
+// Worker takes work of a farm.
+type Worker struct {
+	Config
+	slots   *slots
+	env     execute.Env
+	started time.Time
+	done    atomic.Int64
+	changed chan struct{} // capacity 1: the presence record should be renewed
+
+	mu      sync.Mutex
+	running map[string]*attempt // by token
+	stopped stopped
+}
+
+// New makes a worker. It does nothing before Run.
+func New(c Config) *Worker {
+	if c.ID == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			host = "worker"
+		}
+		c.ID = host + "-" + strings.ToLower(rand.Text()[:6])
+	}
+	if c.Slots < 1 {
+		c.Slots = 4 * runtime.GOMAXPROCS(0)
+	}
+	if len(c.Classes) == 0 {
+		c.Classes = Classes()
+	}
+	if c.Grace <= 0 {
+		c.Grace = defaultGrace
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	c.Log = c.Log.With("worker", c.ID)
+	return &Worker{
+		Config:  c,
+		slots:   newSlots(c.Slots),
+		changed: make(chan struct{}, 1),
+		running: make(map[string]*attempt),
+	}
+}
+
+// errStopping is the cause of an attempt's end when the worker stops.
+var errStopping = errors.New("worker is stopping")
+
+// Run works until ctx ends. Then it takes no more work, lets what runs go on for Grace, hands the rest back and returns
+// nil, all within two seconds more than Grace. Another error says why it could not begin.
+func (w *Worker) Run(ctx context.Context) error {
+	host := w.Host
+	if host == nil {
+		var err error
+		if host, err = OpenHost(w.CacheDir, w.CacheBytes); err != nil {
+			return fmt.Errorf("worker %s: %w", w.ID, err)
+		}
+		defer host.Close()
+	}
+	w.env = host.env(w.Store, w.Mirror)
+	w.started = time.Now()
+
+	unsubscribe, err := w.Bus.Subscribe(w.cancelShard)
+	if err != nil {
+		return fmt.Errorf("worker %s: %w", w.ID, err)
+	}
+	defer unsubscribe()
+
+	present, leave := context.WithCancel(context.WithoutCancel(ctx))
+	var presence sync.WaitGroup
+	presence.Go(func() { w.presence(present) })
+	defer presence.Wait()
+	defer leave()
+
+	// Attempts outlive ctx by Grace.
+	working, halt := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer halt(nil)
+	var pullers, attempts sync.WaitGroup
+	for _, class := range w.Classes {
+		pullers.Go(func() {
+			w.pull(ctx, class, func(h bus.Hint) {
+				attempts.Go(func() {
+					defer w.slots.give()
+					w.attempt(working, h)
+				})
+			})
+		})
+	}
+	w.Log.Info("worker takes work", "slots", w.Slots, "classes", w.Classes)
+	pullers.Wait()
+	timer := time.AfterFunc(w.Grace, func() { halt(errStopping) })
+	attempts.Wait()
+	timer.Stop()
+	return nil
+}
+
+// pull feeds hints of a class to begin, which takes over the slot that was taken for it, until ctx ends.
+func (w *Worker) pull(ctx context.Context, class string, begin func(bus.Hint)) {
+	var queue *bus.Work
+	failures := 0
+	for ctx.Err() == nil {
+		err := func() (err error) {
+			if queue == nil {
+				if queue, err = w.Bus.Work(ctx, class); err != nil {
+					return err
+				}
+			}
+			free, err := w.slots.free(ctx)
+			if err != nil {
+				return err
+			}
+			hints, err := queue.Fetch(ctx, free, fetchWait)
+			for _, h := range hints {
+				// Pullers of other classes may have been faster. Another worker may have a slot at once.
+				if w.slots.take(ctx, slotWait) {
+					begin(h)
+				} else if err := h.Nak(0); err != nil {
+					w.Log.Debug("hint not handed back: it comes again by itself", "class", class, "err", err)
+				}
+			}
+			return err
+		}()
+		if err == nil {
+			failures = 0
+			continue
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		failures++
+		pause := min(maxBackoff, 50*time.Millisecond<<min(failures, 10))
+		w.Log.Warn("no work to be had: trying again", "class", class, "err", err, "in", pause)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// cancelShard stops an attempt that is not wanted any more.
+func (w *Worker) cancelShard(c bus.CancelShard) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stopped.add(c.Token)
+	if a, ok := w.running[c.Token]; ok {
+		a.stop(errors.New("nobody wants it any more"))
+	}
+}
+
+// enter counts an attempt in. It reports false for one that has been stopped already.
+func (w *Worker) enter(a *attempt) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.stopped.has(a.task.Token) {
+		return false
+	}
+	w.running[a.task.Token] = a
+	w.renew()
+	return true
+}
+
+func (w *Worker) exit(a *attempt) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.running, a.task.Token)
+	w.done.Add(1)
+	w.renew()
+}
+
+// stopped remembers the tokens of the last broadcasts: one may overtake the reply to the claim that it is about.
+type stopped struct {
+	tokens [64]string
+	next   int
+}
+
+func (s *stopped) add(token string) {
+	s.tokens[s.next] = token
+	s.next = (s.next + 1) % len(s.tokens)
+}
+
+func (s *stopped) has(token string) bool {
+	for _, t := range s.tokens {
+		if t != "" && t == token {
+			return true
+		}
+	}
+	return false
+}
