@@ -21,16 +21,15 @@ type Bucket[T any] struct {
 	name string // for people: "bakes"
 	kv   jetstream.KeyValue
 	str  stream
-	ttl  time.Duration
 }
 
-func openBucket[T any](ctx context.Context, b *Bus, name string, ttl time.Duration) (*Bucket[T], error) {
+func openBucket[T any](ctx context.Context, b *Bus, name string, ttl lifetime) (*Bucket[T], error) {
 	full := b.cfg.Farm + "_" + name
 	kv, err := b.ensureBucket(ctx, full, ttl)
 	if err != nil {
 		return nil, err
 	}
-	return &Bucket[T]{b: b, name: name, kv: kv, str: stream{"KV_" + full, "$KV." + full + "."}, ttl: ttl}, nil
+	return &Bucket[T]{b: b, name: name, kv: kv, str: stream{"KV_" + full, "$KV." + full + "."}}, nil
 }
 
 // Get reads a record and its revision. ErrNotFound.
@@ -131,6 +130,9 @@ func (k *Bucket[T]) List(ctx context.Context, keyPrefix string) (map[string]T, e
 // Every change that is the latest of its record is seen, none twice, also over lost connections and restarts of the server.
 // fn returns ErrStop to end it without an error.
 //
+// Where records expire (workers, action cache entries), a deletion may be seen more than once, and whoever was away for longer
+// than an hour may never see it.
+//
 // ErrRewound: the bucket has not got as far as after: it is another one, or an older copy (compare Identity): whatever was
 // projected from it must be built anew.
 func (k *Bucket[T]) Follow(ctx context.Context, after uint64, fn func(seq uint64, key string, v *T) error) error {
@@ -138,7 +140,7 @@ func (k *Bucket[T]) Follow(ctx context.Context, after uint64, fn func(seq uint64
 	if err != nil {
 		return err
 	}
-	if k.ttl == 0 && after > last {
+	if after > last {
 		return fmt.Errorf("follow %s after %d: the newest change is %d: %w", k.name, after, last, ErrRewound)
 	}
 	return k.b.replay(ctx, k.str, reading{after: after, filters: []string{">"}}, func(m delivery) error {

@@ -21,16 +21,19 @@ import (
 
 // Config says where NATS is and what the farm is called there.
 type Config struct {
-	URL        string        // of an external NATS server, or several, separated by commas; empty: embedded
-	Creds      string        // external: path of a credentials file (JWT and seed); empty: what the URL says
-	Dir        string        // embedded: JetStream's directory
-	Listen     string        // embedded: loopback host:port for other processes of this machine (port 0: any); empty: this process only
-	SyncAlways bool          // embedded: every write waits for the disk; see the package comment
-	Farm       string        // prefix of every bucket, stream and subject; default "bakefarm"
-	Replicas   int           // of what is created here; 0: 1, and what exists keeps its number; embedded: always 1
-	WorkerTTL  time.Duration // a worker's record vanishes so long after its last Put; default 30 s
-	Name       string        // of the connection, for NATS's own monitoring; default Farm
-	Log        *slog.Logger  // default slog.Default()
+	URL        string       // of an external NATS server, or several, separated by commas; empty: embedded
+	Creds      string       // external: path of a credentials file (JWT and seed); empty: what the URL says
+	Dir        string       // embedded: JetStream's directory
+	Listen     string       // embedded: loopback host:port for other processes of this machine (port 0: any); empty: this process only
+	SyncAlways bool         // embedded: every write waits for the disk; see the package comment
+	Farm       string       // prefix of every bucket, stream and subject; default "bakefarm"
+	Name       string       // of the connection, for NATS's own monitoring; default Farm
+	Log        *slog.Logger // default slog.Default()
+
+	// Settings of what JetStream keeps. 0 leaves them as they are, so that processes may differ in what they set.
+	Replicas  int           // of every stream and bucket; 1 when they are made; embedded: always 1
+	WorkerTTL time.Duration // a worker's record vanishes so long after its last Put; 30 s when the bucket is made
+	ActionTTL time.Duration // an action cache entry vanishes so long after it was written; never when the bucket is made
 }
 
 // Bus is a process's connection to the farm's NATS. Its methods may be used by many goroutines.
@@ -87,8 +90,8 @@ func Open(ctx context.Context, c Config) (*Bus, error) {
 	if c.Replicas < 0 || c.Replicas > 5 {
 		return nil, fmt.Errorf("bus: %d replicas: JetStream makes 1 to 5", c.Replicas)
 	}
-	if c.WorkerTTL == 0 {
-		c.WorkerTTL = 30 * time.Second
+	if c.WorkerTTL != 0 && c.WorkerTTL < time.Second || c.ActionTTL != 0 && c.ActionTTL < time.Second {
+		return nil, fmt.Errorf("bus: worker TTL %v, action TTL %v: JetStream keeps records for a second or longer", c.WorkerTTL, c.ActionTTL)
 	}
 	if c.Log == nil {
 		c.Log = slog.Default()
@@ -159,7 +162,8 @@ func (b *Bus) connectOnce(ctx context.Context, address string, options []nats.Op
 		if err != nil {
 			return err
 		}
-		js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(256), jetstream.WithDefaultTimeout(apiTimeout))
+		js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(apiTimeout),
+			jetstream.WithPublishAsyncMaxPending(256), jetstream.WithPublishAsyncTimeout(apiTimeout))
 		if err != nil {
 			nc.Close()
 			return err

@@ -72,6 +72,8 @@ func translate(what string, err error) error {
 		return fmt.Errorf("%s: %w", what, ErrNotFound)
 	case errors.Is(err, jetstream.ErrKeyRevisionMismatch), wrongLastSequence(err):
 		return fmt.Errorf("%s: %w", what, ErrConflict)
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("%s: JetStream did not answer in time: %w", what, err)
 	default:
 		return fmt.Errorf("%s: %w", what, err)
 	}

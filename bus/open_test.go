@@ -158,6 +158,7 @@ func TestWrongConfiguration(t *testing.T) {
 		"credentials":  {bus.Config{URL: taken.ClientURL(), Creds: "/none"}, "/none"},
 		"not loopback": {bus.Config{Dir: t.TempDir(), Listen: "0.0.0.0:0"}, "no authentication"},
 		"port taken":   {bus.Config{Dir: t.TempDir(), Listen: at.Host}, "the address is in use"},
+		"TTL":          {bus.Config{Dir: "x", WorkerTTL: time.Millisecond}, "a second or longer"},
 		"file":         {bus.Config{Dir: file}, file},
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -254,22 +255,29 @@ func TestForeignStream(t *testing.T) {
 	}
 }
 
-// Settings of buckets and streams follow the configuration.
+// Settings of buckets follow the configuration, where it says something.
 func TestSettingsChange(t *testing.T) {
 	dir, ctx := t.TempDir(), t.Context()
-	if err := open(t, bus.Config{Dir: dir, WorkerTTL: time.Hour}).Close(); err != nil {
-		t.Fatal(err)
+	for _, ttl := range []time.Duration{0, time.Hour, time.Second, 0} {
+		b := open(t, bus.Config{Dir: dir, WorkerTTL: ttl, ActionTTL: ttl})
+		defer b.Close()
+		_, err := b.Workers.Put(ctx, "w", farm.Worker{})
+		if _, err2 := b.Actions.Put(ctx, "a", farm.ActionEntry{}); err != nil || err2 != nil {
+			t.Fatal(err, err2)
+		}
+		if err := b.Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
-	b := open(t, bus.Config{Dir: dir, WorkerTTL: time.Second})
-	if _, err := b.Workers.Put(ctx, "w", farm.Worker{}); err != nil {
-		t.Fatal(err)
-	}
+	b := open(t, bus.Config{Dir: dir}) // the one second from before stands
 	for start := time.Now(); ; time.Sleep(50 * time.Millisecond) {
-		if _, _, err := b.Workers.Get(ctx, "w"); errors.Is(err, bus.ErrNotFound) {
+		_, _, errW := b.Workers.Get(ctx, "w")
+		_, _, errA := b.Actions.Get(ctx, "a")
+		if errors.Is(errW, bus.ErrNotFound) && errors.Is(errA, bus.ErrNotFound) {
 			return
 		}
 		if time.Since(start) > 10*time.Second {
-			t.Fatal("a worker's record outlived the new TTL")
+			t.Fatalf("records outlived their TTL: %v, %v", errW, errA)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"time"
 
@@ -33,7 +34,8 @@ type delivery struct {
 const replayBatch = 256
 
 // replay hands the messages of a stream to fn, in order and each once, until ctx ends, fn fails or, with once, the end is
-// reached. A lost connection or a restarted server only delays it: it goes on after the last message that fn has seen.
+// reached. A lost connection or a restarted server only delays it: it goes on after the last message that fn has seen. (With
+// once it gives up after three attempts that brought nothing.)
 //
 // It is what nats.go calls an ordered consumer, but everything in it obeys ctx.
 func (b *Bus) replay(ctx context.Context, s stream, r reading, fn func(delivery) error) error {
@@ -53,14 +55,18 @@ func (b *Bus) replay(ctx context.Context, s stream, r reading, fn func(delivery)
 			return context.Cause(ctx)
 		case b.nc.IsClosed():
 			return fmt.Errorf("stream %s: %w", s.name, nats.ErrConnectionClosed)
-		case errors.Is(err, jetstream.ErrStreamNotFound):
+		case errors.Is(err, jetstream.ErrStreamNotFound), r.once && attempt >= 2:
 			return fmt.Errorf("stream %s: %w", s.name, err)
 		}
 		if r.after > before {
 			attempt = 0
 		}
 		wait := backoff(attempt, 20*time.Millisecond, 2*time.Second)
-		b.log.Debug("replay interrupted, going on", "stream", s.name, "after", r.after, "err", err, "in", wait)
+		level := slog.LevelDebug
+		if attempt >= 3 {
+			level = slog.LevelWarn
+		}
+		b.log.Log(ctx, level, "replay interrupted, going on", "stream", s.name, "after", r.after, "err", err, "in", wait)
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():

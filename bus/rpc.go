@@ -117,17 +117,21 @@ func Handle[Req, Resp any](b *Bus, s Subject, fn func(context.Context, Req) (Res
 // serve answers the requests of a subject, MaxConcurrency at a time.
 func (b *Bus) serve(s Subject, answer func(context.Context, []byte) ([]byte, error)) (stop func(), err error) {
 	ctx, cancel := context.WithCancel(context.Background())
-	var running sync.WaitGroup
 	slots := make(chan struct{}, MaxConcurrency)
+	stopped := make(chan struct{})
 	sub, err := b.nc.QueueSubscribe(b.subject("rpc", string(s)), "bakefarm", func(m *nats.Msg) {
-		slots <- struct{}{} // blocks this subscription only
-		running.Go(func() {
+		select {
+		case slots <- struct{}{}: // blocks this subscription only
+		case <-stopped:
+			return
+		}
+		go func() {
 			defer func() { <-slots }()
 			ctx, cancel := context.WithTimeout(ctx, callersPatience(m))
 			defer cancel()
 			value, err := answer(ctx, m.Data)
 			b.respond(s, m, value, err)
-		})
+		}()
 	})
 	if err != nil {
 		cancel()
@@ -142,7 +146,10 @@ func (b *Bus) serve(s Subject, answer func(context.Context, []byte) ([]byte, err
 		defer cancel()
 		b.drain(sub)
 		defer time.AfterFunc(stopGrace, cancel).Stop()
-		running.Wait()
+		for range MaxConcurrency { // whoever has all slots is alone
+			slots <- struct{}{}
+		}
+		close(stopped)
 	}), nil
 }
 

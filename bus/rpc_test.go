@@ -129,13 +129,14 @@ func TestConcurrencyIsBounded(t *testing.T) {
 	b, ctx := open(t, bus.Config{}), t.Context()
 	var now, most atomic.Int32
 	full, release := make(chan bool), make(chan bool)
+	fill := sync.OnceFunc(func() { close(full) })
 	handle(t, b, bus.Beat, func(context.Context, bus.BeatRequest) (bus.BeatReply, error) {
 		n := now.Add(1)
 		defer now.Add(-1)
 		for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
 		}
 		if n == bus.MaxConcurrency {
-			close(full)
+			fill()
 		}
 		<-release
 		return bus.BeatReply{}, nil

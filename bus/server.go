@@ -35,7 +35,10 @@ func startServer(ctx context.Context, c Config) (*embedded, error) {
 		StoreDir:   c.Dir,
 		SyncAlways: c.SyncAlways,
 		MaxPayload: maxPayload,
-		NoSigs:     true,
+		// By default JetStream reserves the streams' MaxBytes out of three quarters of the disk space that is free when it
+		// starts, and fails on a disk that is merely rather full.
+		JetStreamMaxStore: 1 << 50,
+		NoSigs:            true,
 	}
 	if c.Listen != "" {
 		host, port, err := listenAddress(c.Listen)

@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,8 +19,8 @@ const (
 	EventBytes  = 512 << 20        // when there are more of them
 	HintAckWait = 30 * time.Second // a hint that was fetched and neither acked nor renewed comes again
 
-	workBytes  = 256 << 20 // hints; the oldest are dropped: coordinators re-send
-	markerTTL  = time.Minute
+	workBytes  = 256 << 20       // hints; the oldest are dropped: coordinators re-send
+	markerTTL  = time.Hour       // how long followers can learn that a record has expired
 	apiTimeout = 5 * time.Second // of one JetStream request, where the caller's context has no deadline
 )
 
@@ -37,6 +38,14 @@ type identity struct {
 }
 
 func (i *identity) schema() *int { return &i.Schema }
+
+// lifetime is how long records of a bucket live after they were written; 0 is for ever.
+type lifetime struct {
+	wanted  time.Duration // by this process's configuration; 0: as it is
+	initial time.Duration // when the bucket is made and nothing is wanted
+}
+
+var forever = lifetime{}
 
 // prepare makes every stream and bucket. It is idempotent, also against other processes that do the same now.
 func (b *Bus) prepare(ctx context.Context) error {
@@ -61,18 +70,18 @@ func (b *Bus) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.meta, err = openBucket[identity](ctx, b, "meta", 0)
-	b.Bakes = must[farm.Bake](ctx, b, "bakes", 0, &err)
-	b.Shards = must[farm.Shard](ctx, b, "shards", 0, &err)
-	b.Actions = must[farm.ActionEntry](ctx, b, "actions", 0, &err)
-	b.Observations = must[farm.Observation](ctx, b, "observations", 0, &err)
-	b.Versions = must[farm.Version](ctx, b, "versions", 0, &err)
-	b.Channels = must[farm.Channel](ctx, b, "channels", 0, &err)
-	b.Publications = must[farm.Publication](ctx, b, "publications", 0, &err)
-	b.Requests = must[farm.RequestLock](ctx, b, "requests", 0, &err)
-	b.Tags = must[farm.Tag](ctx, b, "tags", 0, &err)
-	b.Workers = must[farm.Worker](ctx, b, "workers", b.cfg.WorkerTTL, &err)
-	b.Packs = must[farm.Pack](ctx, b, "packs", 0, &err)
+	b.meta, err = openBucket[identity](ctx, b, "meta", forever)
+	b.Bakes = must[farm.Bake](ctx, b, "bakes", forever, &err)
+	b.Shards = must[farm.Shard](ctx, b, "shards", forever, &err)
+	b.Actions = must[farm.ActionEntry](ctx, b, "actions", lifetime{wanted: b.cfg.ActionTTL}, &err)
+	b.Observations = must[farm.Observation](ctx, b, "observations", forever, &err)
+	b.Versions = must[farm.Version](ctx, b, "versions", forever, &err)
+	b.Channels = must[farm.Channel](ctx, b, "channels", forever, &err)
+	b.Publications = must[farm.Publication](ctx, b, "publications", forever, &err)
+	b.Requests = must[farm.RequestLock](ctx, b, "requests", forever, &err)
+	b.Tags = must[farm.Tag](ctx, b, "tags", forever, &err)
+	b.Workers = must[farm.Worker](ctx, b, "workers", lifetime{wanted: b.cfg.WorkerTTL, initial: 30 * time.Second}, &err)
+	b.Packs = must[farm.Pack](ctx, b, "packs", forever, &err)
 	if err != nil {
 		return err
 	}
@@ -80,7 +89,7 @@ func (b *Bus) prepare(ctx context.Context) error {
 }
 
 // must opens a bucket unless an earlier one failed.
-func must[T any](ctx context.Context, b *Bus, name string, ttl time.Duration, err *error) *Bucket[T] {
+func must[T any](ctx context.Context, b *Bus, name string, ttl lifetime, err *error) *Bucket[T] {
 	if *err != nil {
 		return nil
 	}
@@ -137,15 +146,15 @@ func (b *Bus) ensureStream(ctx context.Context, want jetstream.StreamConfig) err
 }
 
 // ensureBucket makes a key-value bucket, or brings its settings up to date.
-func (b *Bus) ensureBucket(ctx context.Context, name string, ttl time.Duration) (jetstream.KeyValue, error) {
+func (b *Bus) ensureBucket(ctx context.Context, name string, ttl lifetime) (jetstream.KeyValue, error) {
 	want := jetstream.KeyValueConfig{
 		Bucket:   name,
 		History:  1, // Follow depends on it
-		TTL:      ttl,
+		TTL:      cmp.Or(ttl.wanted, ttl.initial),
 		Storage:  jetstream.FileStorage,
 		Replicas: max(1, b.cfg.Replicas),
 	}
-	if ttl > 0 {
+	if want.TTL > 0 {
 		want.LimitMarkerTTL = markerTTL // so that Follow sees records expire
 	}
 	kv, err := b.js.KeyValue(ctx, name)
@@ -166,7 +175,9 @@ func (b *Bus) ensureBucket(ctx context.Context, name string, ttl time.Duration) 
 		return nil, fmt.Errorf("bucket %s %w: choose another farm name, or remove it", name, errOther)
 	}
 	update := have
-	update.TTL, update.LimitMarkerTTL = want.TTL, want.LimitMarkerTTL
+	if ttl.wanted > 0 {
+		update.TTL, update.LimitMarkerTTL = want.TTL, want.LimitMarkerTTL
+	}
 	if b.cfg.Replicas > 0 {
 		update.Replicas = b.cfg.Replicas
 	}

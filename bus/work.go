@@ -45,7 +45,7 @@ func publishAll[I, M any](ctx context.Context, b *Bus, what, subject string, ite
 		data, err := encode(what, wrap(item), b.limit())
 		if err == nil {
 			var future jetstream.PubAckFuture
-			if future, err = b.js.PublishAsync(subject, data); err == nil {
+			if future, err = b.js.PublishAsync(subject, data, jetstream.WithStallWait(apiTimeout)); err == nil {
 				futures = append(futures, future)
 				continue
 			}
