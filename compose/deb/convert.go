@@ -112,10 +112,7 @@ func (c *conversion) control(d *Reader) error {
 		return err
 	}
 	control, files, err := readControl(r)
-	if cerr := r.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
+	if err := finish(r, err); err != nil {
 		return err
 	}
 	fields, err := ParseParagraph(control)
@@ -163,10 +160,7 @@ func (c *conversion) data(d *Reader) error {
 	if err == io.EOF {
 		err = nil
 	}
-	if cerr := r.Close(); err == nil {
-		err = cerr
-	}
-	return err
+	return finish(r, err)
 }
 
 // entry takes one entry of the data archive.

@@ -104,16 +104,24 @@ func (d *Reader) open(name string, limit int64) (io.ReadCloser, error) {
 	}
 }
 
-// archive is an unpacked member. Closing it reads what follows the archive's end, so that the decompressor has seen and
-// checked its stream to the end.
+// archive is an unpacked member.
 type archive struct {
 	*bounded
 	close func() error
 }
 
-func (a *archive) Close() error {
-	_, err := io.Copy(io.Discard, a.bounded)
-	return errors.Join(err, a.close())
+func (a *archive) Close() error { return a.close() }
+
+// finish reads what follows an archive's end, so that the decompressor has seen and checked its stream to the end, and
+// closes it. When err says that reading has failed, there is nothing left to check: it only closes, and returns err.
+func finish(r io.ReadCloser, err error) error {
+	if err == nil {
+		_, err = io.Copy(io.Discard, r)
+	}
+	if cerr := r.Close(); err == nil {
+		err = cerr
+	}
+	return err
 }
 
 // Close reads to the end and verifies size and digest: ErrDigest. It does not close the reader underneath.
