@@ -1,0 +1,299 @@
+package mirror
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// Source is one suite of one entry of apt's sources, for binary packages.
+type Source struct {
+	From            string   // file and line: for messages
+	URIs            []string // bases, without credentials and trailing slash
+	Suite           string
+	Components      []string
+	Architectures   []string // empty: any
+	SignedBy        []string // paths of keyrings and fingerprints; empty: apt's trusted keyrings
+	Keys            []byte   // embedded key block
+	CheckValidUntil *bool    // nil: apt.conf decides
+	Trusted         bool     // Trusted: yes: signatures are not needed
+}
+
+// Sources are the apt sources of a machine.
+type Sources struct {
+	All    []Source
+	Files  []string // that were read, for messages
+	logins []login  // credentials that stood in URIs
+}
+
+// maxConfigFile bounds a file of apt's configuration, in bytes.
+const maxConfigFile = 4 << 20
+
+// ReadSources reads the apt sources below root ("/" for the machine's own). Files that do not exist are no error; entries
+// that cannot be understood are, by file and line.
+func ReadSources(root string) (*Sources, error) {
+	s := &Sources{}
+	names := []string{filepath.Join(root, "etc/apt/sources.list")}
+	parts, err := listParts(filepath.Join(root, "etc/apt/sources.list.d"), ".list", ".sources")
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range append(names, parts...) {
+		raw, err := readConfigFile(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		s.Files = append(s.Files, name)
+		if strings.HasSuffix(name, ".sources") {
+			err = s.readStanzas(name, raw)
+		} else {
+			err = s.readLines(name, raw)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// partName is what apt takes as the name of a file in its .d directories.
+var partName = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
+
+// listParts lists the files of a .d directory that apt would read, sorted by name.
+func listParts(dir string, endings ...string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if !e.IsDir() && partName.MatchString(e.Name()) && !strings.HasPrefix(e.Name(), ".") &&
+			slices.Contains(endings, filepath.Ext(e.Name())) {
+			names = append(names, filepath.Join(dir, e.Name()))
+		}
+	}
+	return names, nil
+}
+
+func readConfigFile(name string) ([]byte, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s: is no regular file", name)
+	}
+	if info.Size() > maxConfigFile {
+		return nil, fmt.Errorf("%s: %d bytes: more than %d", name, info.Size(), maxConfigFile)
+	}
+	return os.ReadFile(name)
+}
+
+// readLines reads one-line entries (sources.list(5)): deb [option=value …] uri suite [component …].
+func (s *Sources) readLines(file string, raw []byte) error {
+	scan := bufio.NewScanner(bytes.NewReader(raw))
+	scan.Buffer(nil, maxConfigFile)
+	for n := 1; scan.Scan(); n++ {
+		line, _, _ := strings.Cut(scan.Text(), "#")
+		kind, rest, _ := strings.Cut(strings.TrimSpace(strings.ReplaceAll(line, "\t", " ")), " ")
+		if kind != "deb" { // also deb-src, which has no packages to install
+			if kind != "" && kind != "deb-src" {
+				return fmt.Errorf("%s:%d: the type %.40q is not known: use deb or deb-src", file, n, kind)
+			}
+			continue
+		}
+		source := Source{From: fmt.Sprintf("%s:%d", file, n)}
+		rest = strings.TrimSpace(rest)
+		if options, ok := strings.CutPrefix(rest, "["); ok {
+			if options, rest, ok = strings.Cut(options, "]"); !ok {
+				return fmt.Errorf("%s:%d: the options have no closing ]", file, n)
+			}
+			for _, option := range strings.Fields(options) {
+				key, value, _ := strings.Cut(option, "=")
+				source.set(strings.TrimSuffix(strings.ToLower(key), "+"), strings.ReplaceAll(value, ",", " "))
+			}
+		}
+		fields := strings.Fields(rest)
+		if len(fields) < 2 {
+			return fmt.Errorf("%s:%d: an entry is \"deb uri suite component…\"", file, n)
+		}
+		source.Components = fields[2:]
+		if err := s.add(source, fields[:1], fields[1:2]); err != nil {
+			return err
+		}
+	}
+	return scan.Err()
+}
+
+// readStanzas reads deb822 entries (sources.list(5), DEB822-STYLE FORMAT).
+func (s *Sources) readStanzas(file string, raw []byte) error {
+	var fields map[string]string
+	start, last := 0, ""
+	flush := func() error {
+		defer func() { fields, last = nil, "" }()
+		if fields == nil {
+			return nil
+		}
+		return s.addStanza(fmt.Sprintf("%s:%d", file, start), fields)
+	}
+	scan := bufio.NewScanner(bytes.NewReader(raw))
+	scan.Buffer(nil, maxConfigFile)
+	for n := 1; scan.Scan(); n++ {
+		line := strings.TrimRight(scan.Text(), " \t\r")
+		switch {
+		case strings.HasPrefix(line, "#"):
+		case line == "":
+			if err := flush(); err != nil {
+				return err
+			}
+		case line[0] == ' ' || line[0] == '\t':
+			if last == "" {
+				return fmt.Errorf("%s:%d: a line that continues nothing", file, n)
+			}
+			fields[last] += "\n" + strings.TrimSpace(line)
+		default:
+			name, value, ok := strings.Cut(line, ":")
+			if !ok {
+				return fmt.Errorf("%s:%d: %.60q is no field", file, n, line)
+			}
+			if fields == nil {
+				fields, start = map[string]string{}, n
+			}
+			last = strings.ToLower(name)
+			fields[last] = strings.TrimSpace(value)
+		}
+	}
+	if err := scan.Err(); err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	return flush()
+}
+
+func (s *Sources) addStanza(from string, fields map[string]string) error {
+	if enabled, ok := fields["enabled"]; ok && !isTrue(enabled) {
+		return nil
+	}
+	types := strings.Fields(fields["types"])
+	if len(types) == 0 {
+		return fmt.Errorf("%s: the entry has no Types", from)
+	}
+	if !slices.Contains(types, "deb") {
+		return nil
+	}
+	source := Source{From: from, Components: strings.Fields(fields["components"])}
+	for _, key := range []string{"architectures", "check-valid-until", "trusted", "signed-by"} {
+		if value, ok := fields[key]; ok {
+			source.set(key, value)
+		}
+	}
+	uris, suites := strings.Fields(fields["uris"]), strings.Fields(fields["suites"])
+	if len(uris) == 0 || len(suites) == 0 {
+		return fmt.Errorf("%s: the entry needs URIs and Suites", from)
+	}
+	return s.add(source, uris, suites)
+}
+
+// set takes an option by its name in either format; others are ignored, as by apt.
+func (s *Source) set(key, value string) {
+	switch key {
+	case "arch", "architectures":
+		s.Architectures = append(s.Architectures, strings.Fields(value)...)
+	case "check-valid-until":
+		check := isTrue(value)
+		s.CheckValidUntil = &check
+	case "trusted":
+		s.Trusted = isTrue(value)
+	case "signed-by":
+		if strings.Contains(value, "-----BEGIN PGP PUBLIC KEY BLOCK-----") {
+			lines := strings.Split(strings.TrimSpace(value), "\n")
+			for i, line := range lines {
+				if line == "." { // an empty line, as deb822 writes it
+					lines[i] = ""
+				}
+			}
+			s.Keys = []byte(strings.Join(lines, "\n") + "\n")
+			return
+		}
+		s.SignedBy = append(s.SignedBy, strings.Fields(strings.ReplaceAll(value, ",", " "))...)
+	}
+}
+
+func (s *Sources) add(source Source, uris, suites []string) error {
+	for _, text := range uris {
+		u, err := url.Parse(text)
+		if err != nil || u.Scheme == "" {
+			return fmt.Errorf("%s: %.100q is no URI such as http://mirror.example/debian", source.From, redact(text))
+		}
+		base, login := splitLogin(u)
+		if login != nil {
+			s.logins = append(s.logins, *login)
+		}
+		source.URIs = append(source.URIs, base)
+	}
+	for _, suite := range suites {
+		if !strings.HasSuffix(suite, "/") && len(source.Components) == 0 {
+			return fmt.Errorf("%s: suite %s needs components, such as main", source.From, suite)
+		}
+		one := source
+		one.Suite = suite
+		s.All = append(s.All, one)
+	}
+	return nil
+}
+
+// For selects the sources of a suite for an architecture: the suite itself, its updates and its security updates. Its
+// backports and proposed updates are suites of their own. The error says what was looked at and what to set.
+func (s *Sources) For(suite, arch string) ([]Source, error) {
+	var chosen []Source
+	found := false
+	var others []string
+	for _, source := range s.All {
+		if !slices.Contains(suitesOf(suite), source.Suite) {
+			others = append(others, source.Suite)
+			continue
+		}
+		if len(source.Architectures) > 0 && !slices.Contains(source.Architectures, arch) {
+			others = append(others, fmt.Sprintf("%s for %s only", source.Suite, strings.Join(source.Architectures, ", ")))
+			continue
+		}
+		found = found || source.Suite == suite
+		chosen = append(chosen, source)
+	}
+	if found {
+		return chosen, nil
+	}
+	looked := "there are no apt sources on this machine"
+	if len(s.Files) > 0 {
+		looked = "looked at " + strings.Join(s.Files, ", ")
+		if len(others) > 0 {
+			slices.Sort(others)
+			looked += ", which have " + strings.Join(slices.Compact(others), ", ")
+		}
+	}
+	return nil, fmt.Errorf("no apt source for suite %s on %s: %s; add one, or set os.debian.mirror in the recipe or BAKEFARM_DEBIAN_MIRROR for the worker",
+		suite, arch, looked)
+}
+
+// suitesOf lists the names under which a suite and its updates are found.
+func suitesOf(suite string) []string {
+	return []string{suite, suite + "-updates", suite + "-security", suite + "/updates"}
+}
+
+// isTrue reads a boolean as apt does.
+func isTrue(value string) bool {
+	return slices.Contains([]string{"yes", "true", "1", "on", "with", "enable"}, strings.ToLower(strings.TrimSpace(value)))
+}
