@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
+	"golang.org/x/sys/unix"
 )
 
 // oddKeys are all different, and a filesystem would confuse or refuse many of them.
@@ -185,7 +187,7 @@ func TestListPrefixDelimiter(t *testing.T) {
 
 func TestDelete(t *testing.T) {
 	f := start(t, ways[0])
-	for i := range 2500 {
+	for i := range 1100 {
 		f.put(t, fmt.Sprintf("bulk/%04d", i), []byte("x"), minio.PutObjectOptions{})
 	}
 	f.put(t, "keep", []byte("x"), minio.PutObjectOptions{})
@@ -195,7 +197,7 @@ func TestDelete(t *testing.T) {
 	objects := make(chan minio.ObjectInfo)
 	go func() {
 		defer close(objects)
-		for i := range 2500 {
+		for i := range 1100 {
 			objects <- minio.ObjectInfo{Key: fmt.Sprintf("bulk/%04d", i)}
 		}
 		objects <- minio.ObjectInfo{Key: "never was"}
@@ -629,6 +631,39 @@ func TestDiskFull(t *testing.T) {
 	wantCode(t, err, 507, "InsufficientStorage")
 	if got := f.keys(t, minio.ListObjectsOptions{}); len(got) != 0 {
 		t.Errorf("listed %q", got)
+	}
+}
+
+// The kernel refuses to write on, as it does when the disk is full.
+func TestWriteFails(t *testing.T) {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	signal.Ignore(unix.SIGXFSZ)
+	t.Cleanup(func() { signal.Reset(unix.SIGXFSZ) })
+	small := unix.Rlimit{Cur: 1 << 20, Max: limit.Max}
+	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &small); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &limit); err != nil {
+			t.Error(err)
+		}
+	})
+	dir := t.TempDir()
+	f := open(t, dir, config(), ways[0])
+	if err := f.MakeBucket(t.Context(), bucket, minio.MakeBucketOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	f.put(t, "fits", noise(1, 500_000), minio.PutObjectOptions{})
+	_, err := f.PutObject(t.Context(), bucket, "does not", bytes.NewReader(noise(1, 3<<20)), 3<<20, minio.PutObjectOptions{})
+	wantCode(t, err, 507, "InsufficientStorage")
+	if got := f.keys(t, minio.ListObjectsOptions{}); !slices.Equal(got, []string{"fits"}) {
+		t.Errorf("listed %q", got)
+	}
+	if left, err := os.ReadDir(filepath.Join(dir, "tmp")); err != nil || len(left) != 0 {
+		t.Errorf("left: %v, %v", left, err)
 	}
 }
 

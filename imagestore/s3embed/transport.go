@@ -26,6 +26,11 @@ func (s *Server) Transport() http.RoundTripper { return inProcess{s} }
 type inProcess struct{ s *Server }
 
 func (t inProcess) RoundTrip(req *http.Request) (*http.Response, error) {
+	return roundTrip(t.s.ctx, t.s.Handler(), req)
+}
+
+// roundTrip lets h answer req, until server ends.
+func roundTrip(server context.Context, h http.Handler, req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(req.Context())
 	x := &exchange{
 		req: req, ctx: ctx, cancel: cancel,
@@ -33,15 +38,15 @@ func (t inProcess) RoundTrip(req *http.Request) (*http.Response, error) {
 		started: make(chan struct{}), loans: make(chan *loan), finished: make(chan struct{}),
 	}
 	x.body.src = req.Body
-	if t.s.ctx.Err() != nil {
+	if server.Err() != nil {
 		x.body.close()
 		cancel(ErrClosed)
 		return nil, ErrClosed
 	}
-	stop := context.AfterFunc(t.s.ctx, func() { cancel(ErrClosed) })
+	stop := context.AfterFunc(server, func() { cancel(ErrClosed) })
 	go func() {
 		defer stop()
-		x.serve(t.s.Handler())
+		x.serve(h)
 	}()
 	select {
 	case <-x.started:
@@ -103,7 +108,7 @@ func (x *exchange) serve(h http.Handler) {
 		if !x.wrote {
 			close(x.started)
 		}
-		x.cancel(nil)
+		x.cancel(errDone)
 	}()
 	h.ServeHTTP(x, x.serverRequest())
 }
@@ -231,6 +236,9 @@ func (x *exchange) trailers() http.Header {
 // responseBody is the client's side of an exchange.
 type responseBody exchange
 
+// errDone is the cause of the end of an exchange that ran to its end.
+var errDone = errors.New("done")
+
 var errBodyClosed = errors.New("http: read on closed response body")
 
 func (b *responseBody) Read(p []byte) (int, error) {
@@ -281,24 +289,27 @@ func (b *responseBody) nextLoan() error {
 	}
 }
 
-// atEnd ends the body: well, if the handler did and wrote as much as it said.
+// atEnd ends the body: well, if all announced bytes were read, or if none were
+// announced and the handler came to its end.
 func (b *responseBody) atEnd(err error) error {
 	if b.cur != nil {
 		b.cur.end(nil)
 		b.cur = nil
 	}
-	if err != nil {
+	<-b.ctx.Done()
+	whole := b.length >= 0 && b.read >= b.length
+	switch cause := context.Cause(b.ctx); {
+	case whole && cause != errDone:
+		return io.EOF // cancelled, but too late to matter
+	case whole:
+	case err != nil:
 		return err
-	}
-	if b.length >= 0 && b.read < b.length {
+	case cause != errDone:
+		return cause
+	case b.length >= 0:
 		return io.ErrUnexpectedEOF
 	}
-	<-b.ctx.Done()
-	select {
-	case <-b.finished:
-		b.resp.Trailer = b.trailer
-	default: // cancelled, but the body is whole
-	}
+	b.resp.Trailer = b.trailer
 	return io.EOF
 }
 
