@@ -17,7 +17,8 @@ import (
 //	p.runs("coordinator", c.Run)    // stopped first
 //	err := p.wait()                 // until ctx ends or a part fails; then everything stops, in reverse order
 type program struct {
-	ctx   context.Context // ends when the program is to stop
+	asked context.Context // ends when somebody wants the program to stop
+	ctx   context.Context // ends then, and when a part fails
 	fail  context.CancelCauseFunc
 	log   *slog.Logger
 	mu    sync.Mutex
@@ -30,8 +31,8 @@ type part struct {
 }
 
 func newProgram(ctx context.Context, log *slog.Logger) *program {
-	ctx, fail := context.WithCancelCause(ctx)
-	return &program{ctx: ctx, fail: fail, log: log}
+	failable, fail := context.WithCancelCause(ctx)
+	return &program{asked: ctx, ctx: failable, fail: fail, log: log}
 }
 
 func (p *program) add(name string, stop func() error) {
@@ -71,14 +72,13 @@ func (p *program) runs(name string, run func(context.Context) error) {
 // stopTime bounds an orderly stop: what has not ended by then ends with the process.
 const stopTime = 5 * time.Second
 
-// wait returns after the program's context has ended and every part was stopped. The error is that of the part that
-// failed; nil when the program was told to stop.
-func (p *program) wait(asked context.Context) error {
+// wait returns after the program was asked to stop, or a part has failed, and every part was stopped. The error is that of
+// the part that failed.
+func (p *program) wait() error {
 	<-p.ctx.Done()
 	cause := context.Cause(p.ctx)
-	if asked.Err() != nil {
+	if p.asked.Err() != nil {
 		cause = nil
-		p.log.Info("stopping")
 	}
 	stopped := make(chan struct{})
 	go func() {
@@ -93,6 +93,7 @@ func (p *program) wait(asked context.Context) error {
 	return cause
 }
 
+// stop stops every part, the last one first.
 func (p *program) stop() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

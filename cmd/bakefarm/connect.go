@@ -1,0 +1,164 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"strconv"
+	"time"
+
+	"bakefarm/bus"
+	"bakefarm/imagestore"
+	"bakefarm/imagestore/catalog"
+	"bakefarm/imagestore/faults"
+	"bakefarm/imagestore/remote"
+	"bakefarm/imagestore/s3store"
+	"bakefarm/worker"
+	"bakefarm/worker/mirror"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// connections are what every role works with.
+type connections struct {
+	bus     *bus.Bus
+	store   *s3store.Store
+	catalog *catalog.Catalog
+}
+
+// ready is nil when everything answers; else it says what does not.
+func (c *connections) ready(ctx context.Context) error {
+	var errs []error
+	if err := c.bus.Ready(); err != nil {
+		errs = append(errs, fmt.Errorf("NATS: %w", err))
+	}
+	if err := c.store.Ping(ctx); err != nil {
+		errs = append(errs, fmt.Errorf("S3: %w", err))
+	}
+	if err := c.catalog.Ready(); err != nil {
+		errs = append(errs, fmt.Errorf("catalog: %w", err))
+	}
+	return errors.Join(errs...)
+}
+
+// connect opens the bus, the catalog and the store. What can't be reached is tried again with back-off until the program
+// stops; the log says each time which address and why, and waiting is told too. coordinates says whether this process
+// may write the packs' ledger itself.
+func (s *settings) connect(p *program, data *dataDir, where storage, coordinates bool, waiting func(string, ...any), log *slog.Logger) (*connections, error) {
+	ctx := p.ctx
+	if s.nats == "" {
+		waiting("the embedded NATS server is starting")
+	} else {
+		waiting("NATS at %s is not reached yet", s.nats)
+	}
+	name := processName()
+	b, err := bus.Open(ctx, bus.Config{URL: s.nats, Dir: data.sub("nats"), Listen: s.natsListn, Name: name, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	p.closes("bus", b.Close)
+	if url := b.ClientURL(); url != "" && s.natsListn != "" {
+		log.Info("the embedded NATS server listens", "url", url)
+	}
+
+	var packs imagestore.Ledger = b.RemoteLedger()
+	if coordinates {
+		packs = b.Ledger()
+	}
+	packs = ledger{packs}
+	var feed catalog.Versions
+	if coordinates {
+		feed = versions{b.Versions}
+	}
+	index, err := catalog.Open(data.sub("catalog.db"), packs, feed, log)
+	if err != nil {
+		return nil, err
+	}
+	p.closes("catalog", index.Close)
+
+	transport := where.transport
+	if s.s3Faults != "" {
+		schedule, err := faults.Parse(s.s3Faults)
+		if err != nil {
+			return nil, usagef("--s3-faults: %w", err)
+		}
+		if transport == nil {
+			transport = http.DefaultTransport
+		}
+		transport = faults.New(transport, schedule...)
+	}
+	client, bucket, prefix, err := s3store.Dial(where.url, transport)
+	if err != nil {
+		return nil, usagef("--s3: %w", err)
+	}
+	var store *s3store.Store
+	err = retry(ctx, func() error {
+		waiting("S3 at %s is not reached yet", client.EndpointURL().Host)
+		store, err = s3store.Open(ctx, s3store.Config{Client: client, Bucket: bucket, Prefix: prefix, Ledger: packs, Locator: index, Writer: name, Log: log})
+		return err
+	}, func(err error, wait time.Duration) {
+		log.Warn("S3 is not reached; trying again", "address", client.EndpointURL().Host, "in", wait, "error", err)
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.closes("store", store.Close)
+	p.runs("catalog", func(ctx context.Context) error { return index.Run(ctx, store.ReadIndex) })
+	return &connections{b, store, index}, nil
+}
+
+// retry calls try until it works, with back-off from half a second to ten seconds, or until ctx ends.
+func retry(ctx context.Context, try func() error, failed func(error, time.Duration)) error {
+	for wait := 500 * time.Millisecond; ; wait = min(2*wait, 10*time.Second) {
+		err := try()
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		failed(err, wait)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+}
+
+// processName tells this process from others in records and logs.
+func processName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return host + "-" + strconv.Itoa(os.Getpid())
+}
+
+// startWorkers starts n workers that share this host's cache and processors.
+func (s *settings) startWorkers(p *program, data *dataDir, c *connections, n int, log *slog.Logger) error {
+	debian, err := mirror.New(p.ctx, mirror.Options{Cache: data.sub("mirror"), Log: log})
+	if err != nil {
+		return err
+	}
+	p.closes("mirror", func() error { debian.Close(); return nil })
+	host, err := worker.OpenHost(data.sub("cache"), s.cache)
+	if err != nil {
+		return err
+	}
+	p.closes("workers' cache", host.Close)
+	from := machineMirror{debian, os.Getenv("BAKEFARM_DEBIAN_MIRROR"), os.Getenv("BAKEFARM_DEBIAN_KEYRING")}
+	for i := range n {
+		id := processName() + "-" + strconv.Itoa(i+1)
+		p.runs("worker "+id, worker.New(worker.Config{Bus: c.bus, Store: c.store, Mirror: from, ID: id, Slots: s.slots, Host: host, Log: log}).Run)
+	}
+	return nil
+}
+
+// pusher publishes images of the store to other registries.
+func pusher(store imagestore.Reader) func(context.Context, digest.Digest, string) error {
+	return func(ctx context.Context, manifest digest.Digest, target string) error {
+		_, err := remote.Push(ctx, store, manifest, target, remote.Options{})
+		return err
+	}
+}
