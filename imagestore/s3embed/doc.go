@@ -48,4 +48,15 @@
 // nobody (multipart and encrypted objects have none), and clients that want to
 // compare one look for exactly 32 digits. Integrity is the business of
 // x-amz-content-sha256, x-amz-checksum-* and Content-MD5, each verified where sent.
+//
+// # Speed
+//
+// Orders of magnitude for one client and one 64 MiB object, on 2 cores shared by
+// client and server, fsync included (go test -bench .):
+//
+//	minio-go's default over plain HTTP: signed chunks            0.25 GB/s PUT, 0.8 GB/s GET
+//	TrailingHeaders and DisableContentSha256: CRC-32C only       0.5  GB/s PUT
+//	Server.Transport with Secure: nothing hashed, nothing sent   0.8  GB/s PUT, 9 GB/s GET
+//
+// A small object costs its two fsyncs, and file creation, of the filesystem: 2 to 3 ms.
 package s3embed

@@ -583,8 +583,11 @@ func TestWhoMayNot(t *testing.T) {
 		{"wrong region", as(credentials.NewStaticV4(access, secret, ""), "mars-1"), 400, "AuthorizationHeaderMalformed"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			_, err := test.client.PutObject(t.Context(), bucket, "key", strings.NewReader("y"), 1, minio.PutObjectOptions{})
-			wantCode(t, err, test.status, test.code)
+			for _, n := range []int{1, 32 << 20} { // a refusal must also reach a client that is still sending
+				opts := minio.PutObjectOptions{DisableMultipart: true}
+				_, err := test.client.PutObject(t.Context(), bucket, "key", bytes.NewReader(make([]byte, n)), int64(n), opts)
+				wantCode(t, err, test.status, test.code)
+			}
 			o, err := test.client.GetObject(t.Context(), bucket, "key", minio.GetObjectOptions{})
 			if err == nil {
 				_, err = io.ReadAll(o)

@@ -98,7 +98,11 @@ func (s *store) checkFormat() error {
 	path := s.join("format")
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return os.WriteFile(path, []byte(format), 0o644)
+		tmp := s.join("tmp", newName())
+		if err := s.writeFile(tmp, []byte(format)); err != nil {
+			return err
+		}
+		return os.Rename(tmp, path)
 	}
 	if err == nil && string(b) != format {
 		err = fmt.Errorf("%s says %.40q, this version reads %q", path, b, format)
