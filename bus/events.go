@@ -30,14 +30,24 @@ func (b *Bus) PublishEvents(ctx context.Context, bakeID string, events []farm.Ev
 //
 // A bake that ended longer ago than events are kept has none, and waits in vain: its own record says that it ended.
 func (b *Bus) Events(ctx context.Context, bakeID string, after uint64, fn func(seq uint64, e farm.Event) error) error {
+	return b.readEvents(ctx, bakeID, reading{after: after}, fn)
+}
+
+// EventsSoFar is Events, but ends with what is there now.
+func (b *Bus) EventsSoFar(ctx context.Context, bakeID string, after uint64, fn func(seq uint64, e farm.Event) error) error {
+	return b.readEvents(ctx, bakeID, reading{after: after, once: true}, fn)
+}
+
+func (b *Bus) readEvents(ctx context.Context, bakeID string, r reading, fn func(seq uint64, e farm.Event) error) error {
 	info, err := b.streamInfo(ctx, b.events.name)
 	if err != nil {
 		return fmt.Errorf("events: %w", err)
 	}
-	if after > info.State.LastSeq {
-		after = 0
+	if r.after > info.State.LastSeq {
+		r.after = 0
 	}
-	return b.replay(ctx, b.events, reading{after: after, filters: []string{escapeKey(bakeID)}}, func(m delivery) error {
+	r.filters = []string{escapeKey(bakeID)}
+	return b.replay(ctx, b.events, r, func(m delivery) error {
 		e, err := decode[farm.Event]("event", m.data)
 		if err != nil {
 			return err

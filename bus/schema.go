@@ -28,6 +28,8 @@ func schemaOf(v any) *int {
 		return &v.Schema
 	case *farm.RequestLock:
 		return &v.Schema
+	case *farm.Submission:
+		return &v.Schema
 	case *farm.Tag:
 		return &v.Schema
 	case *farm.Worker:

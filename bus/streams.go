@@ -19,6 +19,8 @@ const (
 	EventBytes  = 512 << 20        // when there are more of them
 	HintAckWait = 30 * time.Second // a hint that was fetched and neither acked nor renewed comes again
 
+	SubmissionTTL = 7 * 24 * time.Hour // how long the same Idempotency-Key means the same bake
+
 	workBytes  = 256 << 20       // hints; the oldest are dropped: coordinators re-send
 	markerTTL  = time.Hour       // how long followers can learn that a record has expired
 	apiTimeout = 5 * time.Second // of one JetStream request, where the caller's context has no deadline
@@ -79,6 +81,7 @@ func (b *Bus) prepare(ctx context.Context) error {
 	b.Channels = must[farm.Channel](ctx, b, "channels", forever, &err)
 	b.Publications = must[farm.Publication](ctx, b, "publications", forever, &err)
 	b.Requests = must[farm.RequestLock](ctx, b, "requests", forever, &err)
+	b.Submissions = must[farm.Submission](ctx, b, "submissions", lifetime{wanted: SubmissionTTL}, &err)
 	b.Tags = must[farm.Tag](ctx, b, "tags", forever, &err)
 	b.Workers = must[farm.Worker](ctx, b, "workers", lifetime{wanted: b.cfg.WorkerTTL, initial: 30 * time.Second}, &err)
 	b.Packs = must[farm.Pack](ctx, b, "packs", forever, &err)

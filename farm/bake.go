@@ -144,3 +144,12 @@ type RequestLock struct {
 	Lock     digest.Digest `json:"lock"`
 	Evidence digest.Digest `json:"evidence,omitempty"`
 }
+
+// Submission remembers under which bake a client's request was accepted, for as long as the client may send it again. Its
+// key is of the client's own making (Idempotency-Key).
+type Submission struct {
+	Schema  int           `json:"schema"`
+	Bake    string        `json:"bake"`    // ID
+	Request digest.Digest `json:"request"` // of everything the client asked for: the same key with another request is a mistake
+	At      time.Time     `json:"at"`
+}
