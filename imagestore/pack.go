@@ -38,9 +38,11 @@ const (
 	// MaxPack is how many bytes of pieces and descriptors a writer may put into one pack, in bytes.
 	MaxPack = 64 << 20
 
+	// MaxTrailer is the size limit of a pack's index and footer, in bytes.
+	MaxTrailer = MaxEntries*compositeRecord + FooterSize
+
 	pieceRecord     = 1 + 32 + 8 + 4
 	compositeRecord = pieceRecord + 32
-	maxTrailer      = MaxEntries*compositeRecord + FooterSize
 )
 
 // ErrNoPack: the bytes are not the end of a pack that this release can read.
@@ -134,7 +136,7 @@ func DecodeFooter(b []byte, size int64) (Footer, error) {
 // DecodeTrailer decodes a pack's last bytes, from its index on; size is that of the whole object. It returns ErrNoPack
 // for what is no trailer, and ErrCorrupt for an index that does not have the digest in the footer.
 func DecodeTrailer(b []byte, size int64) ([]Entry, Footer, error) {
-	if len(b) < FooterSize || len(b) > maxTrailer || int64(len(b)) > size {
+	if len(b) < FooterSize || len(b) > MaxTrailer || int64(len(b)) > size {
 		return nil, Footer{}, fmt.Errorf("%w: a trailer of %d bytes", ErrNoPack, len(b))
 	}
 	f, err := DecodeFooter(b[len(b)-FooterSize:], size)

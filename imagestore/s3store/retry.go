@@ -1,0 +1,75 @@
+package s3store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"time"
+
+	"bakefarm/imagestore"
+
+	"github.com/minio/minio-go/v7"
+)
+
+const (
+	attempts   = 5
+	retryFirst = 50 * time.Millisecond
+	retryMost  = 2 * time.Second
+)
+
+// errGone: the object is not there, though the locator says so.
+var errGone = errors.New("the pack's object is gone")
+
+// retry calls fn until it succeeds, fails for good, or has failed attempts times.
+func retry(ctx context.Context, fn func() error) error {
+	var err error
+	for attempt := range attempts {
+		if err = fn(); err == nil {
+			return nil
+		}
+		if ctx.Err() != nil || !transient(err) {
+			return err
+		}
+		if attempt == attempts-1 {
+			break
+		}
+		wait := min(retryMost, retryFirst<<attempt)
+		if sleep(ctx, wait/2+rand.N(wait/2+1)) != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("%w (tried %d times)", err, attempts)
+}
+
+// transient reports whether trying again may help: not when the service has understood and refused.
+func transient(err error) bool {
+	switch {
+	case errors.Is(err, errGone), errors.Is(err, imagestore.ErrConflict), errors.Is(err, imagestore.ErrNotFound),
+		errors.Is(err, context.Canceled):
+		return false
+	}
+	var res minio.ErrorResponse
+	if errors.As(err, &res) && res.StatusCode >= 400 && res.StatusCode < 500 {
+		switch res.StatusCode {
+		case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusConflict:
+			return true
+		case http.StatusBadRequest: // what came was not what was sent
+			return res.Code == "IncompleteBody" || res.Code == "RequestTimeout" || res.Code == "BadDigest" || res.Code == "XAmzContentChecksumMismatch"
+		}
+		return false
+	}
+	return true
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
