@@ -93,13 +93,16 @@ func lookupField(name string) field {
 }
 
 // blockSize is how much text is parsed at a time. Blocks end between paragraphs.
-const blockSize = 4 << 20
+const blockSize = MaxParagraph
 
 // ParsePackages reads the text of a Packages file (deb822(5)) as a stream. Paragraphs need Package, Version and
 // Architecture; what else an installation needs is checked when Solve chooses a package. Errors count paragraphs from 1.
-func ParsePackages(r io.Reader) (*Index, error) {
+func ParsePackages(r io.Reader) (*Index, error) { return parseBlocks(r, blockSize) }
+
+// parseBlocks parses with a buffer of the given size, which is also the most that a paragraph may have.
+func parseBlocks(r io.Reader, size int) (*Index, error) {
 	x := &Index{}
-	buf := make([]byte, blockSize)
+	buf := make([]byte, size)
 	kept, total := 0, int64(0) // bytes at the start of buf that are not parsed yet; bytes read
 	for {
 		n, err := io.ReadFull(r, buf[kept:])
@@ -114,7 +117,7 @@ func ParsePackages(r io.Reader) (*Index, error) {
 		cut := end
 		if !last {
 			if cut = bytes.LastIndex(buf[:end], []byte("\n\n")) + 1; cut == 0 {
-				return nil, fmt.Errorf("Packages: paragraph %d is longer than %d bytes", len(x.Packages)+1, MaxParagraph)
+				return nil, fmt.Errorf("Packages: paragraph %d is longer than %d bytes", len(x.Packages)+1, size)
 			}
 		}
 		if err := x.parse(string(buf[:cut])); err != nil {

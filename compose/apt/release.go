@@ -161,7 +161,7 @@ func ParseRelease(text []byte) (*Release, error) {
 	if len(text) > MaxRelease {
 		return nil, fmt.Errorf("it has %d bytes: more than %d", len(text), MaxRelease)
 	}
-	r := &Release{Files: map[string]File{}, AllInEach: true}
+	r := &Release{Files: map[string]File{}}
 	var field string
 	for line := range strings.Lines(string(text)) {
 		line = strings.TrimRight(line, " \t\r\n")
@@ -191,9 +191,7 @@ func ParseRelease(text []byte) (*Release, error) {
 	if len(r.Files) == 0 {
 		return nil, errors.New("it lists no files by SHA256")
 	}
-	if !slices.Contains(r.Architectures, "all") {
-		r.AllInEach = true
-	}
+	r.AllInEach = r.AllInEach || !slices.Contains(r.Architectures, "all")
 	return r, nil
 }
 
@@ -209,7 +207,6 @@ func (r *Release) setField(name, value string) (err error) {
 		r.Components = strings.Fields(value)
 	case "architectures":
 		r.Architectures = strings.Fields(value)
-		r.AllInEach = r.AllInEach && !slices.Contains(r.Architectures, "all")
 	case "no-support-for-architecture-all":
 		r.AllInEach = value == "Packages"
 	case "acquire-by-hash":

@@ -38,7 +38,7 @@ type Chosen struct {
 
 // maxSteps bounds how many packages a solver may try, undone ones included. The largest desktops try some thousands; an
 // archive that is made to exhaust alternatives would try for ever.
-const maxSteps = 500_000
+const maxSteps = 100_000
 
 // preferred are alternatives that win wherever they stand; see the package comment.
 var preferred = map[string]bool{"usr-is-merged": true}

@@ -15,7 +15,7 @@ func TestXZ(t *testing.T) {
 	if xzProgram() == "" {
 		t.Fatal("there is no xz program: install xz-utils")
 	}
-	for _, size := range []int{0, 1, 1000, 1 << 20} {
+	for _, size := range []int{0, 1, 1000, 150 << 10} {
 		plain := make([]byte, size)
 		rand.New(rand.NewSource(1)).Read(plain)
 		var b bytes.Buffer

@@ -61,7 +61,7 @@ type target struct {
 //
 // With mirror empty the machine's apt sources say where. Otherwise mirror is one base URI or several separated by spaces,
 // of which component main is taken: at least one must have the suite, and suite-updates and suite-security are taken
-// where they exist. keyring is the path of a keyring; empty: the source's Signed-By or apt's trusted keys.
+// where they exist; credentials for it come from auth.conf. keyring is the path of a keyring; empty: the source's Signed-By or apt's trusted keys.
 //
 // It is idempotent, and asks only for what changed since the last time when Options.Cache is set.
 func (c *Client) Observe(ctx context.Context, suite, arch, mirror, keyring string) (*Observation, error) {
@@ -88,7 +88,10 @@ func (c *Client) targets(suite, arch, mirror, keyring string) ([]target, error) 
 		if err := all.add(Source{From: "mirror", Components: []string{"main"}}, strings.Fields(mirror), suitesOf(suite)[:3]); err != nil {
 			return nil, err
 		}
-		c.sources.Store(&all.logins)
+		if len(all.logins) > 0 {
+			return nil, fmt.Errorf("mirror %s: credentials in the URI would end in records, and other workers would not have them: put them in /etc/apt/auth.conf.d of every worker",
+				all.All[0].URIs[0])
+		}
 		for _, s := range all.All {
 			for _, base := range s.URIs {
 				one := s

@@ -297,9 +297,12 @@ func TestCredentials(t *testing.T) {
 		t.Error(err)
 	}
 
-	with := "http://user:s3cret@" + u.Host
-	c := newClient(t, mirror.Options{})
-	o, err := c.Observe(t.Context(), "bookworm", "amd64", with, m.Keyring)
+	write(t, filepath.Join(root, "etc/apt/sources.list"), "deb http://user:s3cret@"+u.Host+" bookworm main\n")
+	if err := os.Remove(filepath.Join(root, "etc/apt/auth.conf.d/a.conf")); err != nil {
+		t.Fatal(err)
+	}
+	c := newClient(t, mirror.Options{Root: root})
+	o, err := c.Observe(t.Context(), "bookworm", "amd64", "", m.Keyring)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -307,9 +310,11 @@ func TestCredentials(t *testing.T) {
 		t.Errorf("base is %s", o.Indexes[0].Base)
 	}
 	m.Serve("InRelease", mirrortest.Unavailable(100))
-	if _, err = c.Observe(t.Context(), "bookworm", "amd64", with, m.Keyring); err == nil || strings.Contains(err.Error(), "s3cret") {
+	if _, err = c.Observe(t.Context(), "bookworm", "amd64", "", m.Keyring); err == nil || strings.Contains(err.Error(), "s3cret") {
 		t.Error(err)
 	}
+	_, err = c.Observe(t.Context(), "bookworm", "amd64", "http://user:s3cret@"+u.Host, m.Keyring)
+	wantError(t, err, "mirror "+m.URL+": credentials in the URI", "auth.conf.d")
 }
 
 func TestObserveStopsWithContext(t *testing.T) {
