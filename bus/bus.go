@@ -264,6 +264,9 @@ func (b *Bus) onDisconnect(nc *nats.Conn, err error) {
 
 func (b *Bus) onReconnect(nc *nats.Conn) {
 	b.log.Info("NATS connection is back", "address", nc.ConnectedUrlRedacted())
+	b.probe.Lock()
+	b.probe.at = time.Time{} // what was found before counts no more
+	b.probe.Unlock()
 	b.replays.Range(func(_, cancel any) bool {
 		cancel.(context.CancelFunc)()
 		return true

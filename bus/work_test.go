@@ -199,6 +199,16 @@ func TestEvents(t *testing.T) {
 	if got, _, err := read(1_000_000, 1); err != nil || got[0] != "0" {
 		t.Errorf("from the future: %v, %v", got, err)
 	}
+	// Only what is there.
+	for after, want := range map[uint64]int{0: 300, last: 150} {
+		n := 0
+		if err := b.EventsSoFar(ctx, "one", after, func(uint64, farm.Event) error { n++; return nil }); err != nil || n != want {
+			t.Errorf("so far after %d: %d events, %v; want %d", after, n, err, want)
+		}
+	}
+	if err := b.EventsSoFar(ctx, "nobody", 0, func(uint64, farm.Event) error { return errors.New("an event of nobody") }); err != nil {
+		t.Error(err)
+	}
 	broken := errors.New("broken")
 	if err := b.Events(ctx, "one", 0, func(uint64, farm.Event) error { return broken }); !errors.Is(err, broken) {
 		t.Error(err)
