@@ -1,0 +1,125 @@
+package api
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"bakefarm/imagestore"
+	"bakefarm/recipe"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// Bounds of POST /v1/chunks.
+const (
+	chunkGroup    = 32 << 20       // bytes that are committed together
+	chunkPatience = time.Minute    // for one chunk
+	chunkRoom     = 2 * chunkGroup // bytes that one request may hold: a group being committed, and one being read
+	frameHead     = 32 + 4         // bytes before a chunk's own
+)
+
+type chunksInput struct{ streamed }
+
+type nothing struct{}
+
+func (a *API) routeChunks() {
+	op := post("upload-chunks", "/v1/chunks", "bakes", "Upload chunks of a context", 400, 413, 415, 422)
+	op.DefaultStatus = http.StatusNoContent
+	op.Description = "Chunks are verified one by one and kept in groups, so that a request that breaks off has not been in vain: post the bake again to learn what is still missing."
+	describe[nothing](a, &op, ChunksType, "Any number of frames: the 32 bytes of a chunk's sha256, its length as 4 bytes big-endian (1 to 4 MiB), its bytes")
+	route(a, op, func(ctx context.Context, in *chunksInput) (*struct{}, error) { return nil, a.takeChunks(ctx, in) })
+}
+
+// takeChunks stores the chunks of a request's body. While one group of them is being committed, the next is read.
+func (a *API) takeChunks(ctx context.Context, in *chunksInput) (err error) {
+	body, err := in.open(ChunksType, recipe.MaxContextBytes)
+	if err != nil {
+		return err
+	}
+	if err := a.intake.Acquire(ctx, chunkRoom); err != nil {
+		return err
+	}
+	defer a.intake.Release(chunkRoom)
+	commits, ctx := errgroup.WithContext(ctx)
+	commits.SetLimit(1)
+	defer func() { // what is being committed is waited for, whatever happened
+		if cerr := commits.Wait(); cerr != nil {
+			err = cerr
+		}
+	}()
+	reader := bufio.NewReaderSize(body, 256<<10)
+	chunk := make([]byte, recipe.ChunkSize)
+	w, held := a.Store.Begin(), 0
+	commit := func() {
+		if held > 0 {
+			full := w
+			commits.Go(func() error { return full.Commit(ctx) })
+			w, held = a.Store.Begin(), 0
+		}
+	}
+	for n := 0; ; n++ {
+		in.patience(chunkPatience)
+		size, err := readFrame(reader, chunk)
+		in.patience(0)
+		if errors.Is(err, io.EOF) {
+			commit()
+			return nil
+		}
+		if err != nil {
+			commit() // the chunks before it were fine
+			return asFrameError(n, err)
+		}
+		if _, err := w.Put(ctx, chunk[:size]); err != nil {
+			return err
+		}
+		if held += size; held >= chunkGroup {
+			commit()
+		}
+	}
+}
+
+// readFrame reads one chunk into buf and verifies it; io.EOF when there is none.
+func readFrame(r io.Reader, buf []byte) (size int, err error) {
+	var head [frameHead]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return 0, err
+	}
+	want := imagestore.Sum(head[:32])
+	length := binary.BigEndian.Uint32(head[32:])
+	if length == 0 || length > uint32(len(buf)) {
+		return 0, badFrame(fmt.Sprintf("%d bytes: a chunk has 1 to %d", length, len(buf)))
+	}
+	chunk := buf[:length]
+	if _, err := io.ReadFull(r, chunk); err != nil {
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return 0, err
+	}
+	if got := imagestore.SumOf(chunk); got != want {
+		return 0, badFrame(fmt.Sprintf("says it is %s, but its bytes are %s", want.Digest(), got.Digest()))
+	}
+	return len(chunk), nil
+}
+
+// badFrame is what is wrong with a frame.
+type badFrame string
+
+func (b badFrame) Error() string { return string(b) }
+
+func asFrameError(n int, err error) error {
+	var bad badFrame
+	switch {
+	case errors.As(err, &bad):
+		return at(fmt.Sprintf("body[%d]", n), fmt.Errorf("chunk %d: %w", n, bad))
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return refuse(http.StatusBadRequest, "the body breaks off in the middle of chunk %d", n)
+	}
+	return asBodyError(err)
+}

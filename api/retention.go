@@ -1,0 +1,56 @@
+package api
+
+import (
+	"context"
+	"maps"
+	"net/http"
+	"slices"
+	"time"
+
+	"bakefarm/farm"
+	"bakefarm/imagestore/retention"
+)
+
+type retentionInput struct{ Body RetentionRequest }
+
+func (a *API) routeRetention() {
+	op := post("plan-retention", "/v1/retention/plan", "farm", "Say of each version whether a policy would keep it, and why", 422)
+	op.MaxBodyBytes = 1 << 20
+	route(a, op, a.planRetention)
+}
+
+func (a *API) planRetention(ctx context.Context, in *retentionInput) (*body[RetentionPlan], error) {
+	policy := retention.Default
+	if in.Body.Policy != "" {
+		return nil, refuse(http.StatusUnprocessableEntity, "this release decides by the default policy only")
+	}
+	records, err := a.Bus.Versions.List(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	channels, err := a.Bus.Channels.List(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	versions := make([]retention.Version, 0, len(records))
+	for _, v := range records {
+		versions = append(versions, retentionVersion(v))
+	}
+	plan := RetentionPlan{Verdicts: retention.Decide(policy, versions, slices.Collect(maps.Values(channels)), time.Now())}
+	for _, v := range plan.Verdicts {
+		if v.Keep {
+			plan.Keep++
+		} else {
+			plan.Expire++
+		}
+	}
+	return &body[RetentionPlan]{plan}, nil
+}
+
+func retentionVersion(v farm.Version) retention.Version {
+	r := retention.Version{Name: v.Name, Version: v.Version, Sequence: v.Sequence, CreatedAt: v.CreatedAt}
+	for _, i := range v.Images {
+		r.Size += i.Size
+	}
+	return r
+}
