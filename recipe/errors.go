@@ -1,125 +1,15 @@
 package recipe
 
-import (
-	"cmp"
-	"fmt"
-	"slices"
-	"strings"
-)
+import "bakefarm/recipe/strict"
 
-// MaxErrors is how many errors one Errors reports; the last one then says how many more there were.
-const MaxErrors = 100
+// MaxErrors is how many errors one Errors reports.
+const MaxErrors = strict.MaxErrors
 
-// Error is one thing that is wrong in a text that a person wrote.
-type Error struct {
-	File    string `json:"file"`             // "bakefarm.yaml", or the flag: "--set name=X"
-	Line    int    `json:"line,omitempty"`   // from 1; 0 for a flag
-	Column  int    `json:"column,omitempty"` // in characters, from 1
-	Field   string `json:"field,omitempty"`  // "app[0].copy"; empty when the text as a whole is meant
-	Message string `json:"message"`          // what is wrong, and what to write instead
-}
-
-// Error returns "file:line:column: field: message".
-func (e *Error) Error() string {
-	var b strings.Builder
-	b.WriteString(e.File)
-	if e.Line > 0 {
-		fmt.Fprintf(&b, ":%d:%d", e.Line, e.Column)
-	}
-	if e.Field != "" {
-		b.WriteString(": " + e.Field)
-	}
-	b.WriteString(": " + e.Message)
-	return b.String()
-}
+// Error is one thing that is wrong in a recipe, a --set flag or an ignore file.
+type Error = strict.Error
 
 // Errors is everything that is wrong in a text, in the order of the text; those of flags come last.
-type Errors []*Error
+type Errors = strict.Errors
 
-// Error returns the errors, one a line.
-func (e Errors) Error() string {
-	lines := make([]string, len(e))
-	for i, err := range e {
-		lines[i] = err.Error()
-	}
-	return strings.Join(lines, "\n")
-}
-
-// Unwrap lets errors.As find a single Error.
-func (e Errors) Unwrap() []error {
-	errs := make([]error, len(e))
-	for i, err := range e {
-		errs[i] = err
-	}
-	return errs
-}
-
-// sorted returns the errors in the order of the text, at most MaxErrors of them, or nil when there are none.
-func (e Errors) sorted() error {
-	if len(e) == 0 {
-		return nil
-	}
-	slices.SortStableFunc(e, func(a, b *Error) int {
-		if flags := cmp.Compare(btoi(a.Line == 0), btoi(b.Line == 0)); flags != 0 {
-			return flags
-		}
-		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
-	})
-	if len(e) > MaxErrors {
-		more := *e[MaxErrors-1]
-		more.Field, more.Message = "", fmt.Sprintf("and %d more errors from here on", len(e)-MaxErrors+1)
-		e = append(e[:MaxErrors-1:MaxErrors-1], &more)
-	}
-	return e
-}
-
-func btoi(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
-}
-
-// nearest returns the candidate that key is most likely a misspelling of, or "".
-func nearest(key string, candidates []string) string {
-	const tooLong = 40
-	best, least := "", 3
-	if len(key) > tooLong {
-		return ""
-	}
-	for _, c := range candidates {
-		limit := min(least, max(2, len(c)/2)) // two edits turn any two-letter word into any other
-		if strings.EqualFold(key, c) {
-			return c
-		}
-		if d := distance(strings.ToLower(key), strings.ToLower(c)); d < limit {
-			best, least = c, d
-		}
-	}
-	return best
-}
-
-// distance is the number of bytes to insert, delete, change or swap with their neighbours that turn a into b (the optimal
-// string alignment distance).
-func distance(a, b string) int {
-	before, row := make([]int, len(b)+1), make([]int, len(b)+1) // of a[:i-1] and a[:i]
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		next := make([]int, len(b)+1)
-		next[0] = i + 1
-		for j := range len(b) {
-			change := row[j]
-			if a[i] != b[j] {
-				change++
-			}
-			next[j+1] = min(change, next[j]+1, row[j+1]+1)
-			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
-				next[j+1] = min(next[j+1], before[j-1]+1)
-			}
-		}
-		before, row = row, next
-	}
-	return row[len(b)]
-}
+// clip shortens foreign text for a message.
+func clip(s string) string { return strict.Clip(s) }

@@ -46,12 +46,12 @@ func ParseIgnore(file string, data []byte) (*IgnoreMatcher, error) {
 			errs = append(errs, &Error{File: file, Line: number, Column: 1, Message: fmt.Sprintf("pattern %q %s", clip(strings.TrimSpace(line)), why)})
 		case ok && len(m.patterns) == maxIgnorePatterns:
 			errs = append(errs, &Error{File: file, Line: number, Column: 1, Message: fmt.Sprintf("is the %dth pattern; at most %d", maxIgnorePatterns+1, maxIgnorePatterns)})
-			return nil, errs.sorted()
+			return nil, errs.Err()
 		case ok:
 			m.patterns = append(m.patterns, p)
 		}
 	}
-	if err := errs.sorted(); err != nil {
+	if err := errs.Err(); err != nil {
 		return nil, err
 	}
 	return &m, nil

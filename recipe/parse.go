@@ -10,94 +10,90 @@ import (
 	"strings"
 
 	"bakefarm/farm"
-
-	"go.yaml.in/yaml/v3"
+	"bakefarm/recipe/strict"
 )
 
 // DefaultPlatform is the platform of an output that names none.
 const DefaultPlatform = "linux/amd64"
+
+// MaxRecipe is the size limit of a recipe's text, --set values included, in bytes.
+const MaxRecipe = 1 << 20
+
+// language is what messages say about recipes.
+var language = strict.Language{
+	Noun: "recipe", Plural: "recipes", Max: MaxRecipe, Advice: "keep data in the context directory",
+	Begin: "a recipe that begins with apiVersion: " + APIVersion, Example: "config.env.PORT=9090",
+}
 
 // Parse reads a recipe. file is its name for messages; each of set is a --set flag, "path=value", applied in order
 // before anything is checked. The error is of type Errors and has everything that is wrong.
 //
 // The parser knows the whole language, and refuses by name what this release can't bake yet.
 func Parse(file string, data []byte, set ...string) (*Recipe, error) {
-	r := &reader{file: file, sets: map[*yaml.Node]string{}, refused: map[*yaml.Node]bool{}}
-	root, bad := parseYAML(file, data)
-	switch {
-	case bad != nil:
-		return nil, Errors{bad}
-	case root == nil || root.Kind == yaml.ScalarNode && root.Tag == "!!null":
-		return nil, Errors{{File: file, Line: 1, Column: 1, Message: "is empty; write a recipe that begins with apiVersion: " + APIVersion}}
+	doc, err := strict.Parse(language, file, data)
+	if err != nil {
+		return nil, err
 	}
-	r.checkTree(root, "", 0)
-	if total := setBytes(set); len(set) > maxSets || len(data)+total > MaxRecipe {
-		return nil, Errors{{File: "--set", Message: fmt.Sprintf(
-			"there are %d flags of %d bytes; at most %d, and %d bytes together with the recipe; write the values into the recipe", len(set), total, maxSets, MaxRecipe)}}
+	if err := doc.Set(set...); err != nil {
+		return nil, err
 	}
-	for _, flag := range set {
-		r.override(root, flag)
-	}
-	recipe := r.recipe(value{r, root, ""})
-	if err := r.errs.sorted(); err != nil {
+	recipe := readRecipe(doc.Root())
+	if err := doc.Err(); err != nil {
 		return nil, err
 	}
 	return recipe, nil
 }
 
-func setBytes(set []string) int {
-	total := 0
-	for _, flag := range set {
-		total += len(flag)
-	}
-	return total
+// later refuses a part of the language that this release can't do.
+func later(v strict.Value, instead string) {
+	v.Refuse("is not in this release of bakefarm yet; %s", instead)
 }
 
-func (r *reader) recipe(v value) *Recipe {
-	f, ok := v.fields("apiVersion: "+APIVersion+" and so on",
+func readRecipe(v strict.Value) *Recipe {
+	f, ok := v.Fields("apiVersion: "+APIVersion+" and so on",
 		"apiVersion", "name", "os", "app", "steps", "config", "outputs", "tests", "publish")
 	if !ok {
 		return nil
 	}
 	recipe := &Recipe{}
-	if v, ok := f.need("apiVersion", "apiVersion: "+APIVersion); ok {
-		if s, ok := v.text(APIVersion); ok && s != APIVersion {
-			v.refuse("is %q; this release reads %s", clip(s), APIVersion)
+	if v, ok := f.Need("apiVersion", "apiVersion: "+APIVersion); ok {
+		if s, ok := v.Text(APIVersion); ok && s != APIVersion {
+			v.Refuse("is %q; this release reads %s", clip(s), APIVersion)
 		}
 		recipe.APIVersion = APIVersion
 	}
-	if v, ok := f.need("name", "name: team/app"); ok {
-		if s, ok := v.text("team/app"); ok {
+	if v, ok := f.Need("name", "name: team/app"); ok {
+		if s, ok := v.Text("team/app"); ok {
 			if err := farm.ValidateName(s); err != nil {
-				v.refuse("%s", strings.TrimPrefix(err.Error(), "name "))
+				v.Refuse("%s", strings.TrimPrefix(err.Error(), "name "))
 			} else {
 				recipe.Name = s
 			}
 		}
 	}
-	if v, ok := f.get("app"); ok {
+	if v, ok := f.Get("app"); ok {
 		recipe.App = readApp(v)
 	}
-	if v, ok := f.need("os", "os: {debian: {suite: bookworm, scripts: skip}}, or os: {scratch: true}"); ok {
+	if v, ok := f.Need("os", "os: {debian: {suite: bookworm, scripts: skip}}, or os: {scratch: true}"); ok {
 		recipe.OS = readOS(v)
-		if app, has := f.get("app"); recipe.OS.Scratch && (!has || app.node.Kind == yaml.SequenceNode && len(app.node.Content) == 0) {
-			v.refuse("scratch without app is an image without a file; add app: [{copy: ./dist, to: /opt/app}]")
+		if app, has := f.Get("app"); recipe.OS.Scratch && (!has || app.IsEmptyList()) {
+			v.Refuse("scratch without app is an image without a file; add app: [{copy: ./dist, to: /opt/app}]")
 		}
 	}
-	if v, ok := f.get("steps"); ok {
-		v.later("leave it out, and do the work before the bake or in the app's entrypoint")
+	if v, ok := f.Get("steps"); ok {
+		later(v, "leave it out, and do the work before the bake or in the app's entrypoint")
 	}
-	if v, ok := f.get("config"); ok {
+	if v, ok := f.Get("config"); ok {
 		recipe.Config = readConfig(v)
 	}
 	recipe.Outputs = []Output{{OCI: &OCIOutput{Platforms: []string{DefaultPlatform}}}}
-	if v, ok := f.get("outputs"); ok {
+	if v, ok := f.Get("outputs"); ok {
 		recipe.Outputs = readOutputs(v)
 	}
-	if v, ok := f.get("tests"); ok {
-		v.later("leave it out, and test the image after the bake")
+	if v, ok := f.Get("tests"); ok {
+		later(v, "leave it out, and test the image after the bake")
 	}
-	if v, ok := f.get("publish"); ok {
+	if v, ok := f.Get("publish"); ok {
 		recipe.Publish = readPublish(v, recipe.Name)
 	}
 	return recipe
@@ -106,40 +102,40 @@ func (r *reader) recipe(v value) *Recipe {
 // kinds of OS, one of which a recipe has.
 var osKinds = []string{"debian", "image", "recipe", "tar", "scratch"}
 
-func readOS(v value) (os OS) {
-	f, ok := v.fields("debian: {suite: bookworm, scripts: skip}, or scratch: true", osKinds...)
+func readOS(v strict.Value) (os OS) {
+	f, ok := v.Fields("debian: {suite: bookworm, scripts: skip}, or scratch: true", osKinds...)
 	if !ok {
 		return os
 	}
 	var named []string
-	for _, e := range f.entries {
-		if slices.Contains(osKinds, e.key) {
-			named = append(named, e.key)
+	for _, e := range f.Entries {
+		if slices.Contains(osKinds, e.Key) {
+			named = append(named, e.Key)
 		}
 	}
 	switch {
-	case len(f.entries) == 0:
-		v.refuse("names no system; write one of %s", strings.Join(osKinds, ", "))
+	case len(f.Entries) == 0:
+		v.Refuse("names no system; write one of %s", strings.Join(osKinds, ", "))
 	case len(named) > 1:
-		v.refuse("names %s; write exactly one of %s", strings.Join(named, " and "), strings.Join(osKinds, ", "))
+		v.Refuse("names %s; write exactly one of %s", strings.Join(named, " and "), strings.Join(osKinds, ", "))
 	}
-	if v, ok := f.get("debian"); ok {
+	if v, ok := f.Get("debian"); ok {
 		os.Debian = readDebian(v)
 	}
-	if v, ok := f.get("scratch"); ok {
+	if v, ok := f.Get("scratch"); ok {
 		switch {
-		case v.reader.refused[v.node]:
-		case v.node.Kind == yaml.MappingNode && len(v.node.Content) == 0:
+		case v.Refused():
+		case v.IsEmptyMapping():
 			os.Scratch = true
-		case v.node.Kind == yaml.ScalarNode && v.node.Tag == "!!bool" && strings.EqualFold(v.node.Value, "true"):
+		case v.IsTrue():
 			os.Scratch = true
 		default:
-			v.refuse("is %s; write scratch: true, or name another system", describe(v.node))
+			v.Refuse("is %s; write scratch: true, or name another system", v.Describe())
 		}
 	}
 	for _, key := range []string{"image", "recipe", "tar"} {
-		if v, ok := f.get(key); ok {
-			v.later("write os: {debian: …} or os: {scratch: true}")
+		if v, ok := f.Get(key); ok {
+			later(v, "write os: {debian: …} or os: {scratch: true}")
 		}
 	}
 	return os
@@ -150,81 +146,81 @@ var (
 	debianPackage = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]{1,127}$`) // Debian Policy 5.6.1
 )
 
-func readDebian(v value) *Debian {
-	f, ok := v.fields("{suite: bookworm, scripts: skip}", "suite", "variant", "packages", "scripts", "mirror", "keyring")
+func readDebian(v strict.Value) *Debian {
+	f, ok := v.Fields("{suite: bookworm, scripts: skip}", "suite", "variant", "packages", "scripts", "mirror", "keyring")
 	if !ok {
 		return nil
 	}
 	d := &Debian{Variant: "minbase", Scripts: "skip"}
-	if v, ok := f.need("suite", "suite: bookworm"); ok {
-		if s, ok := v.text("bookworm"); ok {
+	if v, ok := f.Need("suite", "suite: bookworm"); ok {
+		if s, ok := v.Text("bookworm"); ok {
 			if !debianSuite.MatchString(s) {
-				v.refuse("%q is no suite: lower-case letters, digits, . and -; write suite: bookworm", clip(s))
+				v.Refuse("%q is no suite: lower-case letters, digits, . and -; write suite: bookworm", clip(s))
 			}
 			d.Suite = s
 		}
 	}
-	variant, hasVariant := f.get("variant")
+	variant, hasVariant := f.Get("variant")
 	if hasVariant {
-		if s, ok := variant.text("minbase or none"); ok {
+		if s, ok := variant.Text("minbase or none"); ok {
 			if s != "minbase" && s != "none" {
-				variant.refuse("%q is no variant; write minbase (the default), or none for only the named packages and what they depend on", clip(s))
+				variant.Refuse("%q is no variant; write minbase (the default), or none for only the named packages and what they depend on", clip(s))
 			}
 			d.Variant = s
 		}
 	}
-	if v, ok := f.get("packages"); ok {
+	if v, ok := f.Get("packages"); ok {
 		d.Packages = readPackages(v)
-		if d.Variant == "none" && v.node.Kind == yaml.SequenceNode && len(v.node.Content) == 0 {
-			v.refuse("is empty, and variant none brings no package of its own; name one, or write variant: minbase")
+		if d.Variant == "none" && v.IsEmptyList() {
+			v.Refuse("is empty, and variant none brings no package of its own; name one, or write variant: minbase")
 		}
 	} else if d.Variant == "none" {
-		variant.refuse("none brings no package of its own; name some with packages, or write minbase")
+		variant.Refuse("none brings no package of its own; name some with packages, or write minbase")
 	}
-	if v, ok := f.get("scripts"); !ok {
-		f.reader.refuse(f.node, join(f.path, "scripts"),
+	if v, ok := f.Get("scripts"); !ok {
+		f.RefuseLack("scripts",
 			"is missing, and its default, run, is not in this release of bakefarm yet; write scripts: skip")
-	} else if s, ok := v.text("skip"); ok {
+	} else if s, ok := v.Text("skip"); ok {
 		switch s {
 		case "skip":
 		case "run":
-			v.later("write scripts: skip, which lays the packages' files and runs no maintainer script")
+			later(v, "write scripts: skip, which lays the packages' files and runs no maintainer script")
 		default:
-			v.refuse("%q is neither run nor skip; write scripts: skip", clip(s))
+			v.Refuse("%q is neither run nor skip; write scripts: skip", clip(s))
 		}
 	}
-	if v, ok := f.get("mirror"); ok {
+	if v, ok := f.Get("mirror"); ok {
 		d.Mirror = readMirror(v)
 	}
-	if v, ok := f.get("keyring"); ok {
+	if v, ok := f.Get("keyring"); ok {
 		if s, ok := readAbsolute(v, "/usr/share/keyrings/team.gpg"); ok {
 			d.Keyring = s
 		}
-		if _, ok := f.get("mirror"); !ok {
-			v.refuse("stands without mirror, whose signatures it is for; write both, or leave both to the worker's apt sources")
+		if _, ok := f.Get("mirror"); !ok {
+			v.Refuse("stands without mirror, whose signatures it is for; write both, or leave both to the worker's apt sources")
 		}
 	}
 	return d
 }
 
-func readPackages(v value) []string {
-	names, at, _ := v.texts("[ca-certificates, tzdata]")
+func readPackages(v strict.Value) []string {
+	names, at, _ := v.Texts("[ca-certificates, tzdata]")
 	for i, name := range names {
 		switch base, rest, _ := strings.Cut(name, "="); {
 		case debianPackage.MatchString(name):
 		case rest != "" && debianPackage.MatchString(base):
-			at[i].refuse("%q asks for a version; write %s: the Lock pins the exact one", clip(name), clip(base))
+			at[i].Refuse("%q asks for a version; write %s: the Lock pins the exact one", clip(name), clip(base))
 		case strings.Contains(name, ":"):
-			at[i].refuse("%q asks for an architecture, which is not in this release of bakefarm yet; write the name alone", clip(name))
+			at[i].Refuse("%q asks for an architecture, which is not in this release of bakefarm yet; write the name alone", clip(name))
 		default:
-			at[i].refuse("%q is no Debian package name: two or more lower-case letters, digits, +, - and .", clip(name))
+			at[i].Refuse("%q is no Debian package name: two or more lower-case letters, digits, +, - and .", clip(name))
 		}
 	}
 	return sortedSet(names)
 }
 
-func readMirror(v value) string {
-	s, ok := v.text("the mirror's URL")
+func readMirror(v strict.Value) string {
+	s, ok := v.Text("the mirror's URL")
 	if !ok {
 		return ""
 	}
@@ -232,9 +228,9 @@ func readMirror(v value) string {
 	switch {
 	case err != nil, !slices.Contains([]string{"http", "https", "file"}, schemeOf(u)),
 		u.Scheme != "file" && u.Host == "", u.RawQuery != "", u.Fragment != "":
-		v.refuse("%q is no mirror; write a URL such as http://mirror.example/debian, https or file", clip(s))
+		v.Refuse("%q is no mirror; write a URL such as http://mirror.example/debian, https or file", clip(s))
 	case u.User != nil:
-		v.refuse("has a user or password in it, and recipes are for everybody's eyes; put them into auth.conf.d on the workers")
+		v.Refuse("has a user or password in it, and recipes are for everybody's eyes; put them into auth.conf.d on the workers")
 	}
 	return s
 }
@@ -246,16 +242,16 @@ func schemeOf(u *url.URL) string {
 	return u.Scheme
 }
 
-func readApp(v value) []AppItem {
-	values, _ := v.items("[{copy: ./dist, to: /opt/app}]")
+func readApp(v strict.Value) []AppItem {
+	values, _ := v.Items("[{copy: ./dist, to: /opt/app}]")
 	items := make([]AppItem, 0, len(values))
 	for _, v := range values {
-		f, ok := v.fields("{copy: ./dist, to: /opt/app}", "copy", "to", "owner", "mode", "package")
+		f, ok := v.Fields("{copy: ./dist, to: /opt/app}", "copy", "to", "owner", "mode", "package")
 		if !ok {
 			continue
 		}
-		if v, ok := f.get("package"); ok {
-			v.later("name a package of the mirror with os.debian.packages, or copy files")
+		if v, ok := f.Get("package"); ok {
+			later(v, "name a package of the mirror with os.debian.packages, or copy files")
 			continue
 		}
 		items = append(items, readCopy(f))
@@ -263,37 +259,37 @@ func readApp(v value) []AppItem {
 	return items
 }
 
-func readCopy(f fields) (item AppItem) {
-	if v, ok := f.need("copy", "copy: ./dist"); ok {
-		if s, ok := v.text("./dist"); ok {
+func readCopy(f strict.Fields) (item AppItem) {
+	if v, ok := f.Need("copy", "copy: ./dist"); ok {
+		if s, ok := v.Text("./dist"); ok {
 			if why := badRelative(s); why != "" {
-				v.refuse("%q %s; write a path inside the context directory, such as ./dist", clip(s), why)
+				v.Refuse("%q %s; write a path inside the context directory, such as ./dist", clip(s), why)
 			}
 			item.Copy = path.Clean(s)
 		}
 	}
-	if v, ok := f.need("to", "to: /opt/app"); ok {
+	if v, ok := f.Need("to", "to: /opt/app"); ok {
 		if s, ok := readAbsolute(v, "/opt/app, with a / at the end for a directory that the source goes into"); ok {
 			item.To, item.ToDir = path.Clean(s), strings.HasSuffix(s, "/")
 		}
 	}
-	if v, ok := f.get("owner"); ok {
-		if s, ok := v.text(`"1000:1000"`); ok {
+	if v, ok := f.Get("owner"); ok {
+		if s, ok := v.Text(`"1000:1000"`); ok {
 			uid, gid, both := strings.Cut(s, ":")
 			var badUID, badGID error
 			item.UID, badUID = parseID(uid)
 			item.GID, badGID = parseID(gid)
 			if !both || badUID != nil || badGID != nil {
-				v.refuse("%q is no owner; write the numbers of user and group: \"1000:1000\"", clip(s))
+				v.Refuse("%q is no owner; write the numbers of user and group: \"1000:1000\"", clip(s))
 			}
 		}
 	}
-	if v, ok := f.get("mode"); ok {
+	if v, ok := f.Get("mode"); ok {
 		// As text: 755 without a leading zero means octal too, whatever number YAML sees in it.
-		if s, ok := v.scalar(`"0755"`, "!!str", "!!int"); ok {
+		if s, ok := v.TextOrInteger(`"0755"`); ok {
 			mode, err := strconv.ParseUint(strings.TrimPrefix(s, "0o"), 8, 32)
 			if err != nil || mode > 0o777 || len(s) < 3 || s[0] == '+' {
-				v.refuse("%q is no file mode; write octal permission bits, \"0644\" to \"0777\", without setuid, setgid and sticky", clip(s))
+				v.Refuse("%q is no file mode; write octal permission bits, \"0644\" to \"0777\", without setuid, setgid and sticky", clip(s))
 			} else {
 				bits := uint32(mode)
 				item.Mode = &bits
@@ -311,32 +307,32 @@ func parseID(s string) (int, error) {
 	return int(id), err
 }
 
-func readOutputs(v value) []Output {
+func readOutputs(v strict.Value) []Output {
 	const example = "[{oci: {platforms: [linux/amd64]}}]"
-	values, ok := v.items(example)
+	values, ok := v.Items(example)
 	if ok && len(values) == 0 {
-		v.refuse("is empty, so that nothing would be made; write %s, or leave outputs out for just that", example)
+		v.Refuse("is empty, so that nothing would be made; write %s, or leave outputs out for just that", example)
 	}
 	var outputs []Output
 	for _, v := range values {
-		f, ok := v.fields("{oci: {platforms: [linux/amd64]}}", "oci", "disk")
+		f, ok := v.Fields("{oci: {platforms: [linux/amd64]}}", "oci", "disk")
 		if !ok {
 			continue
 		}
-		disk, hasDisk := f.get("disk")
-		oci, hasOCI := f.get("oci")
+		disk, hasDisk := f.Get("disk")
+		oci, hasOCI := f.Get("oci")
 		switch {
 		case hasDisk && hasOCI:
-			v.refuse("names both oci and disk; make them two items of the list")
-		case !hasDisk && !hasOCI && len(f.entries) == 0:
-			v.refuse("names no output; write {oci: {platforms: [linux/amd64]}}")
+			v.Refuse("names both oci and disk; make them two items of the list")
+		case !hasDisk && !hasOCI && len(f.Entries) == 0:
+			v.Refuse("names no output; write {oci: {platforms: [linux/amd64]}}")
 		}
 		if hasDisk {
-			disk.later("write {oci: {platforms: [linux/amd64]}}")
+			later(disk, "write {oci: {platforms: [linux/amd64]}}")
 		}
 		if hasOCI {
 			if len(outputs) > 0 {
-				v.refuse("is a second oci output; name all platforms in one")
+				v.Refuse("is a second oci output; name all platforms in one")
 			}
 			outputs = append(outputs, Output{OCI: readOCI(oci)})
 		}
@@ -346,27 +342,27 @@ func readOutputs(v value) []Output {
 
 var platformForm = regexp.MustCompile(`^[a-z0-9]+/[a-z0-9_]+(/[a-z0-9.]+)?$`)
 
-func readOCI(v value) *OCIOutput {
+func readOCI(v strict.Value) *OCIOutput {
 	out := &OCIOutput{Platforms: []string{DefaultPlatform}}
-	f, ok := v.fields("{platforms: [linux/amd64]}", "platforms")
+	f, ok := v.Fields("{platforms: [linux/amd64]}", "platforms")
 	if !ok {
 		return out
 	}
-	v, ok = f.get("platforms")
+	v, ok = f.Get("platforms")
 	if !ok {
 		return out
 	}
-	names, at, ok := v.texts("[linux/amd64]")
+	names, at, ok := v.Texts("[linux/amd64]")
 	if ok && len(names) == 0 {
-		v.refuse("is empty; write [linux/amd64], or leave it out for just that")
+		v.Refuse("is empty; write [linux/amd64], or leave it out for just that")
 	}
 	for i, name := range names {
 		switch {
 		case name == DefaultPlatform:
 		case platformForm.MatchString(name):
-			at[i].refuse("%q is not in this release of bakefarm yet; write %s", clip(name), DefaultPlatform)
+			at[i].Refuse("%q is not in this release of bakefarm yet; write %s", clip(name), DefaultPlatform)
 		default:
-			at[i].refuse("%q is no platform; write os/architecture: %s", clip(name), DefaultPlatform)
+			at[i].Refuse("%q is no platform; write os/architecture: %s", clip(name), DefaultPlatform)
 		}
 	}
 	out.Platforms = sortedSet(names)
@@ -387,8 +383,8 @@ func badRelative(s string) string {
 }
 
 // readAbsolute reads a path of the image or of a worker, as written.
-func readAbsolute(v value, example string) (string, bool) {
-	s, ok := v.text(example)
+func readAbsolute(v strict.Value, example string) (string, bool) {
+	s, ok := v.Text(example)
 	if !ok {
 		return "", false
 	}
@@ -400,7 +396,7 @@ func readAbsolute(v value, example string) (string, bool) {
 		why = "has .. in it"
 	}
 	if why != "" {
-		v.refuse("%q %s; write a path such as %s", clip(s), why, example)
+		v.Refuse("%q %s; write a path such as %s", clip(s), why, example)
 		return "", false
 	}
 	return s, true

@@ -10,6 +10,7 @@ import (
 	"text/template/parse"
 
 	"bakefarm/farm"
+	"bakefarm/recipe/strict"
 )
 
 // Bounds of publish.
@@ -88,30 +89,30 @@ func checkReference(ref string) error {
 	return nil
 }
 
-func readPublish(v value, name string) (p Publish) {
-	f, ok := v.fields("{channel: dev}", "channel", "registries")
+func readPublish(v strict.Value, name string) (p Publish) {
+	f, ok := v.Fields("{channel: dev}", "channel", "registries")
 	if !ok {
 		return p
 	}
-	if v, ok := f.get("channel"); ok {
-		if s, ok := v.text("dev"); ok {
+	if v, ok := f.Get("channel"); ok {
+		if s, ok := v.Text("dev"); ok {
 			if err := farm.ValidateChannel(s); err != nil {
-				v.refuse("%s", strings.TrimPrefix(err.Error(), "channel "))
+				v.Refuse("%s", strings.TrimPrefix(err.Error(), "channel "))
 			}
 			p.Channel = s
 		}
 	}
-	if v, ok := f.get("registries"); ok {
+	if v, ok := f.Get("registries"); ok {
 		const example = `["registry.example/shop/checkout:{{.Version}}"]`
-		refs, at, _ := v.texts(example)
+		refs, at, _ := v.Texts(example)
 		if len(refs) > maxRegistries {
-			v.refuse("has %d references; write at most %d", len(refs), maxRegistries)
+			v.Refuse("has %d references; write at most %d", len(refs), maxRegistries)
 			return p
 		}
 		for i, ref := range refs {
 			sample := Release{Name: cmp.Or(name, "team/app"), Version: "0123456789abcdef", Channel: "dev"}
 			if _, err := sample.Reference(ref); err != nil {
-				at[i].refuse("%v; write a reference such as %s", err, strings.Trim(example, "[]"))
+				at[i].Refuse("%v; write a reference such as %s", err, strings.Trim(example, "[]"))
 			}
 		}
 		p.Registries = refs

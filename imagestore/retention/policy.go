@@ -2,16 +2,20 @@ package retention
 
 import (
 	"path"
+	"strings"
 )
 
-// Policy is an ordered list of rules. For each name the first rule whose glob matches decides alone.
+// Policy is an ordered list of rules. For each name the first rule whose glob matches decides alone; names that none
+// matches are kept.
 type Policy struct {
 	Rules []Rule
 }
 
 // Rule says how long versions of the names that it matches are kept. A version is kept when any field keeps it.
 type Rule struct {
-	Match    string   // glob over the whole image name: * within a path component, ? one character, [a-z]; "**" matches any name
+	// Match is a glob over the whole image name: * any characters within a path component, ? one, [a-z] one of these;
+	// "**" matches every name, and "shop/**" every name below shop.
+	Match    string
 	KeepLast int      // the newest so many versions of each name; 0: not set
 	KeepFor  Duration // versions baked less than so long ago; 0: not set
 }
@@ -30,9 +34,18 @@ func (p Policy) ruleFor(name string) (*Rule, int) {
 }
 
 func (r *Rule) matches(name string) bool {
-	if r.Match == "**" {
+	glob := r.Match
+	if glob == "**" {
 		return true
 	}
-	ok, err := path.Match(r.Match, name)
+	if above, found := strings.CutSuffix(glob, "/**"); found {
+		parts := strings.Split(name, "/")
+		depth := strings.Count(above, "/") + 1
+		if len(parts) <= depth {
+			return false
+		}
+		glob, name = above, strings.Join(parts[:depth], "/")
+	}
+	ok, err := path.Match(glob, name)
 	return ok && err == nil // ParsePolicy refuses what path.Match can't read
 }

@@ -1,4 +1,4 @@
-package recipe
+package strict
 
 import (
 	"fmt"
@@ -17,15 +17,33 @@ type step struct {
 	index int
 }
 
-// override applies one --set flag, "path=value", to the tree below root.
+// Set applies --set flags, "path=value", in order; call it before anything is read. What is wrong with one of them stands
+// in Err; the error is of type Errors, for flags that are too many or too long.
 //
 // A path is keys separated by dots, with indexes in brackets: os.debian.packages[0]. A backslash takes the next character
 // as it is: config.labels.org\.example\.team. The value is YAML, so that {} and [a, b] mean what they mean in the file;
 // an empty value is the empty string and null takes the field away. Mappings on the way are made, and an index may be one
 // past the end of a list.
-func (r *reader) override(root *yaml.Node, flag string) {
+func (d *Document) Set(flags ...string) error {
+	total := 0
+	for _, flag := range flags {
+		total += len(flag)
+	}
+	if len(flags) > maxSets || d.bytes+total > d.language.Max {
+		return Errors{{File: "--set", Message: fmt.Sprintf(
+			"there are %d flags of %d bytes; at most %d, and %d bytes together with the %s; write the values into the %s",
+			len(flags), total, maxSets, d.language.Max, d.language.Noun, d.language.Noun)}}
+	}
+	for _, flag := range flags {
+		d.set(flag)
+	}
+	return nil
+}
+
+// set applies one flag.
+func (d *Document) set(flag string) {
 	fail := func(format string, args ...any) {
-		r.errs = append(r.errs, &Error{File: flagName(flag), Message: fmt.Sprintf(format, args...)})
+		d.errs = append(d.errs, &Error{File: flagName(flag), Message: fmt.Sprintf(format, args...)})
 	}
 	if _, column, what := foreignByte([]byte(flag)); what != "" {
 		fail("%s (character %d); a flag is plain UTF-8 text", what, column)
@@ -33,12 +51,12 @@ func (r *reader) override(root *yaml.Node, flag string) {
 	}
 	path, text, err := splitSet(flag)
 	if err != nil {
-		fail("%v; write --set path=value, such as config.env.PORT=9090", err)
+		fail("%v; write --set path=value, such as %s", err, d.language.Example)
 		return
 	}
 	value := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Style: yaml.DoubleQuotedStyle}
 	if strings.TrimSpace(text) != "" {
-		parsed, bad := parseYAML("", []byte(text))
+		parsed, bad := d.language.parse("", []byte(text))
 		switch {
 		case bad != nil:
 			fail("the value %s; quote it when it is text", bad.Message)
@@ -48,13 +66,13 @@ func (r *reader) override(root *yaml.Node, flag string) {
 		}
 	}
 	remove := value.Kind == yaml.ScalarNode && value.Tag == "!!null"
-	r.mark(value, flag)
-	r.checkTree(value, showPath(path), len(path))
+	d.mark(value, flag)
+	d.checkTree(value, showPath(path), len(path))
 
-	at := root
+	at := d.root
 	for i, s := range path {
 		last := i == len(path)-1
-		slot, index, err := find(at, s, showPath(path[:i]))
+		slot, index, err := d.find(at, s, showPath(path[:i]))
 		switch {
 		case err != nil:
 			fail("%v", err)
@@ -83,14 +101,14 @@ func (r *reader) override(root *yaml.Node, flag string) {
 			if path[i+1].key == "" {
 				next = &yaml.Node{Kind: yaml.SequenceNode, Tag: "!!seq"}
 			}
-			r.sets[next] = flag
+			d.sets[next] = flag
 		}
 		switch {
 		case slot != nil:
 			at.Content[index] = next
 		case at.Kind == yaml.MappingNode:
 			key := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: s.key}
-			r.sets[key] = flag
+			d.sets[key] = flag
 			at.Content = append(at.Content, key, next)
 		default:
 			at.Content = append(at.Content, next)
@@ -101,13 +119,13 @@ func (r *reader) override(root *yaml.Node, flag string) {
 
 // find looks a step up in a node, whose path is for messages: the value and its index in the node's Content, nil when it
 // is not there yet but may be added.
-func find(at *yaml.Node, s step, path string) (*yaml.Node, int, error) {
+func (d *Document) find(at *yaml.Node, s step, path string) (*yaml.Node, int, error) {
 	if path == "" {
-		path = "the recipe"
+		path = "the " + d.language.Noun
 	}
 	if s.key != "" {
 		if at.Kind != yaml.MappingNode {
-			return nil, 0, fmt.Errorf("%s is %s, which has no field %q", path, describe(at), clip(s.key))
+			return nil, 0, fmt.Errorf("%s is %s, which has no field %q", path, describe(at), Clip(s.key))
 		}
 		for i := 0; i < len(at.Content); i += 2 {
 			if at.Content[i].Value == s.key && at.Content[i].Kind == yaml.ScalarNode {
@@ -172,7 +190,7 @@ func splitSet(flag string) (path []step, value string, err error) {
 			digits := flag[i+1 : i+end]
 			index, err := strconv.ParseUint(digits, 10, 16)
 			if err != nil {
-				return nil, "", fmt.Errorf("[%s] is no index", clip(digits))
+				return nil, "", fmt.Errorf("[%s] is no index", Clip(digits))
 			}
 			path = append(path, step{index: int(index)})
 			inKey, ended = false, true
@@ -189,14 +207,14 @@ func splitSet(flag string) (path []step, value string, err error) {
 }
 
 // mark notes that a value came from a flag and not from the file.
-func (r *reader) mark(n *yaml.Node, flag string) {
-	r.sets[n] = flag
+func (d *Document) mark(n *yaml.Node, flag string) {
+	d.sets[n] = flag
 	for _, child := range n.Content {
-		r.mark(child, flag)
+		d.mark(child, flag)
 	}
 }
 
-func flagName(flag string) string { return "--set " + clip(strings.ToValidUTF8(flag, "\ufffd")) }
+func flagName(flag string) string { return "--set " + Clip(strings.ToValidUTF8(flag, "\ufffd")) }
 
 func showPath(path []step) string {
 	at := ""
