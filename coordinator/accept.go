@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"sync"
 
 	"bakefarm/bus"
 	"bakefarm/farm"
@@ -44,11 +45,13 @@ func (c *Coordinator) submit(ctx context.Context, req bus.SubmitRequest) (farm.B
 	}
 	f := newFlight(b.ID)
 	var had farm.Bake
-	err = together(ctx,
-		func(ctx context.Context) (err error) { had, err = c.before(ctx, b); return err },
-		func(ctx context.Context) error { return c.prepare(ctx, f, b) })
-	if had.ID != "" {
-		return had, nil // whatever else: it was fine then
+	var hadErr error
+	var look sync.WaitGroup
+	look.Go(func() { had, hadErr = c.before(ctx, b) })
+	err = c.prepare(ctx, f, b)
+	look.Wait()
+	if had.ID != "" || hadErr != nil {
+		return had, hadErr // whatever else: it was fine then
 	}
 	if err == nil {
 		b.Name = f.recipe.Name

@@ -39,14 +39,13 @@ func (c *Coordinator) archive(ctx context.Context) {
 				return
 			}
 		}
-		var due []farm.Bake
-		c.bakes.each(func(_ string, v view[farm.Bake]) {
-			if len(due) < archiveAtOnce && c.lacksLog(v.rec) {
-				due = append(due, v.rec)
-			}
-		})
-		if more = len(due) == archiveAtOnce; len(due) == 0 {
+		due := c.bakes.pick(func(v *view[farm.Bake]) bool { return c.lacksLog(v.rec) })
+		if len(due) == 0 {
+			more = false
 			continue
+		}
+		if more = len(due) > archiveAtOnce; more {
+			due = due[:archiveAtOnce]
 		}
 		if err := c.archiveLogs(ctx, due); err != nil && ctx.Err() == nil {
 			more = false
@@ -55,10 +54,10 @@ func (c *Coordinator) archive(ctx context.Context) {
 	}
 }
 
-func (c *Coordinator) archiveLogs(ctx context.Context, bakes []farm.Bake) error {
+func (c *Coordinator) archiveLogs(ctx context.Context, bakes []picked[farm.Bake]) error {
 	logs := make([][]byte, len(bakes))
 	err := parallel(ctx, len(bakes), func(ctx context.Context, i int) (err error) {
-		logs[i], err = c.readEvents(ctx, bakes[i])
+		logs[i], err = c.readEvents(ctx, bakes[i].rec)
 		return err
 	})
 	if err != nil {
@@ -77,7 +76,7 @@ func (c *Coordinator) archiveLogs(ctx context.Context, bakes []farm.Bake) error 
 		return err
 	}
 	return parallel(ctx, len(bakes), func(ctx context.Context, i int) error {
-		_, err := c.bakes.change(ctx, bakes[i].ID, func(b *farm.Bake) error {
+		_, err := c.bakes.change(ctx, bakes[i].id, func(b *farm.Bake) error {
 			if b.Log != "" {
 				return errAsIs
 			}

@@ -2,6 +2,7 @@ package coordinator_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"bakefarm/coordinator"
 	"bakefarm/farm"
 	"bakefarm/plan"
+	"bakefarm/recipe"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -635,4 +637,127 @@ func TestLostHint(t *testing.T) {
 	hints[0].Ack() // and nobody claims
 	w.start()
 	f.done(id)
+}
+
+func TestManyShards(t *testing.T) {
+	f := newFarm(t)
+	stop := f.start()
+	w := f.worker("w1")
+	w.start()
+	f.worker("w2").start()
+	var c recipe.Context
+	file := recipe.ContextFile{Path: "disk", Size: 1500 * recipe.ChunkSize}
+	for i := range 1500 {
+		file.Chunks = append(file.Chunks, f.put([]byte(fmt.Sprint("chunk ", i))))
+	}
+	c.Files = append(c.Files, file)
+	r := f.app("")
+	r.Context = f.put(c.Encode())
+	f.submit(r)
+	f.waitFor(r.ID, func(b farm.Bake) bool { return b.State == farm.BakeBaking })
+	stop()
+	f.start()
+	b := f.done(r.ID)
+	if b.Shards != nil || b.ShardList == "" {
+		t.Fatalf("%d shards in the record", len(b.Shards))
+	}
+	var list []farm.ShardRef
+	if err := json.Unmarshal(f.store.pieces[b.ShardList], &list); err != nil || len(list) != 1502 {
+		t.Errorf("%d shards, %v", len(list), err)
+	}
+	for _, ref := range list {
+		if ref.Source != farm.SourceMiss || ref.State != farm.ShardDone || ref.Reason == "" || ref.Worker == "" {
+			t.Fatalf("%+v", ref)
+		}
+	}
+}
+
+func TestTooLong(t *testing.T) {
+	f := newFarm(t)
+	f.start(func(c *coordinator.Config) { c.MaxBake = 200 * time.Millisecond })
+	b := f.finished(f.submit(f.app("one")).ID)
+	if b.State != farm.BakeFailed || b.Error != "not done within 200ms, the longest that a bake may take" {
+		t.Errorf("%s: %s", b.State, b.Error)
+	}
+	f.shard("cut", farm.ShardCancelled)
+}
+
+func TestTooMany(t *testing.T) {
+	f := newFarm(t)
+	f.start(func(c *coordinator.Config) { c.MaxBakes = 2 })
+	first := f.app("one")
+	f.submit(first)
+	f.submit(f.app("two"))
+	_, err := bus.Call[bus.SubmitRequest, farm.Bake](t.Context(), f.bus, bus.SubmitBake, f.app("three"))
+	var busy *bus.RemoteError
+	if !errors.As(err, &busy) || busy.Code != "busy" {
+		t.Errorf("third: %v", err)
+	}
+	if b := f.submit(first); b.ID != first.ID {
+		t.Errorf("the first again: %+v", b)
+	}
+}
+
+func TestOrphansAreCancelled(t *testing.T) {
+	f := newFarm(t)
+	stop := f.start()
+	id := f.submit(f.app("one")).ID
+	f.shard("cut", farm.ShardQueued)
+	f.waitFor(id, func(b farm.Bake) bool { return b.State == farm.BakeBaking })
+	stop()
+	// A coordinator that died between the two writes of a cancel:
+	b, revision, err := f.bus.Bakes.Get(t.Context(), id)
+	if err == nil {
+		b.State, b.DoneAt = farm.BakeCancelled, time.Now()
+		_, err = f.bus.Bakes.Update(t.Context(), id, b, revision)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.start()
+	f.shard("cut", farm.ShardCancelled)
+	f.waitFor(id, func(b farm.Bake) bool { return b.Log != "" }) // with the end that nobody had told
+}
+
+func TestReporterDiesHalfway(t *testing.T) {
+	// The output got into the action cache, the record still says claimed.
+	f := newFarm(t)
+	f.start(func(c *coordinator.Config) { c.Lease = 200 * time.Millisecond })
+	w := f.worker("w1")
+	id := f.submit(f.app("one")).ID
+	task := w.claimHinted(farm.KindCut)
+	out, err := w.run(t.Context(), task)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, _ := json.Marshal(out)
+	entry := farm.ActionEntry{Schema: farm.Schema, Key: task.Key, Kind: task.Kind, Output: raw, Worker: "w1", At: time.Now()}
+	if _, err := f.bus.Actions.Create(t.Context(), task.Key.Encoded(), entry); err != nil {
+		t.Fatal(err)
+	}
+	w.start()
+	f.done(id)
+	if got := w.labels(); len(got) != 2 { // assemble and image
+		t.Errorf("ran %q", got)
+	}
+}
+
+func TestRegisterPack(t *testing.T) {
+	f := newFarm(t)
+	f.start()
+	p := farm.Pack{Schema: farm.Schema, ID: "01ARZ3NDEKTSV4RRFFQ69G5FAV", State: farm.PackLive, Size: 100, IndexAt: 50, Index: digest.FromString("index"), Entries: 1}
+	for range 2 {
+		if err := f.bus.RemoteLedger().Register(t.Context(), p); err != nil {
+			t.Error(err)
+		}
+	}
+	other := p
+	other.Size = 200
+	if err := f.bus.RemoteLedger().Register(t.Context(), other); !errors.Is(err, bus.ErrConflict) {
+		t.Errorf("another pack with its ID: %v", err)
+	}
+	p.ID, p.IndexAt = "other", 101
+	if err := f.bus.RemoteLedger().Register(t.Context(), p); !errors.Is(err, bus.ErrInvalid) {
+		t.Errorf("an index behind the end: %v", err)
+	}
 }

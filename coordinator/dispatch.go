@@ -74,6 +74,9 @@ func (c *Coordinator) ensure(ctx context.Context, bake string, j job) (dispatche
 				}
 				if there {
 					d = dispatched{standing: ready, source: farm.SourceShared, reason: j.shard.Reason(farm.SourceShared)}
+					if wants(*s, bake) { // it ended while we were away
+						d.source, d.reason = farm.SourceMiss, miss.reason
+					}
 					return errAsIs
 				}
 			}

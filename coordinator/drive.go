@@ -310,11 +310,12 @@ func (c *Coordinator) dispatchSteps(ctx context.Context, f *flight, steps []int)
 			g.failures[i] = r.shard
 			continue
 		}
-		if r.standing == ready {
-			f.advanceProgress()
-		}
 		g.source(i, r.source, r.reason)
 		g.refs[i].State = r.shard.State
+		if r.standing == ready {
+			f.advanceProgress()
+			g.refs[i].Worker, g.refs[i].Took = r.shard.Worker, r.shard.Took
+		}
 	}
 	return nil
 }

@@ -25,12 +25,18 @@ const pumpRoom = 4096
 // publishPatience bounds the wait for one event's acknowledgement.
 const publishPatience = 5 * time.Second
 
-// emit queues an event; once ctx has ended it may be lost.
+// emit queues an event. It is lost if there is no room for it until ctx ends.
 func (p *pump) emit(ctx context.Context, e farm.Event) {
-	e.Schema, e.At = farm.Schema, p.now()
+	e.Schema, e.At = farm.Schema, p.now().UTC()
+	select {
+	case p.queue <- e:
+		return
+	default: // full: wait, as long as somebody waits for us
+	}
 	select {
 	case p.queue <- e:
 	case <-ctx.Done():
+		p.lost(e, ctx.Err())
 	}
 }
 

@@ -33,7 +33,15 @@ type testFarm struct {
 	t     testing.TB
 	bus   *bus.Bus
 	store *memory
+	real  imagestore.Store // instead of store, when set
 	tags  *tags
+}
+
+func (f *testFarm) pieces() imagestore.Store {
+	if f.real != nil {
+		return f.real
+	}
+	return f.store
 }
 
 func newFarm(t testing.TB) *testFarm {
@@ -61,7 +69,7 @@ func testLog() *slog.Logger {
 // start runs a coordinator until stop or the end of the test.
 func (f *testFarm) start(change ...func(*coordinator.Config)) (stop func()) {
 	f.t.Helper()
-	cfg := coordinator.Config{Bus: f.bus, Store: f.store, Tags: f.tags, Log: testLog()}
+	cfg := coordinator.Config{Bus: f.bus, Store: f.pieces(), Tags: f.tags, Log: testLog()}
 	for _, c := range change {
 		c(&cfg)
 	}
@@ -86,7 +94,7 @@ func (f *testFarm) start(change ...func(*coordinator.Config)) (stop func()) {
 }
 
 func (f *testFarm) put(data []byte) digest.Digest {
-	w := f.store.Begin()
+	w := f.pieces().Begin()
 	part, err := w.Put(f.t.Context(), data)
 	if err == nil {
 		err = w.Commit(f.t.Context())
@@ -338,15 +346,15 @@ func (w *worker) labels() []string {
 
 // run makes outputs of the right form: their bytes are names, but the store has all that they name.
 func (w *worker) run(ctx context.Context, task farm.Task) (any, error) {
-	spec, err := imagestore.LoadPayload(ctx, w.f.store, task.Spec, 64<<20)
+	spec, err := imagestore.LoadPayload(ctx, w.f.pieces(), task.Spec, 64<<20)
 	if err != nil {
 		return nil, err
 	}
-	rawOutputs, err := imagestore.LoadPayload(ctx, w.f.store, task.Outputs, 64<<20)
+	rawOutputs, err := imagestore.LoadPayload(ctx, w.f.pieces(), task.Outputs, 64<<20)
 	if err != nil {
 		return nil, err
 	}
-	into := w.f.store.Begin()
+	into := w.f.pieces().Begin()
 	put := func(text string) plan.Piece {
 		part, perr := into.Put(ctx, []byte(text))
 		err = errors.Join(err, perr)

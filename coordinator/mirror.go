@@ -124,18 +124,23 @@ func (m *mirror[T]) peek(id string) (T, bool) {
 	return zero, false
 }
 
-// each calls fn for a copy of every view, without holding the lock.
-func (m *mirror[T]) each(fn func(id string, v view[T])) {
+// A picked view is a copy.
+type picked[T any] struct {
+	id string
+	view[T]
+}
+
+// pick returns copies of the views that are chosen. choose is called under the lock.
+func (m *mirror[T]) pick(choose func(v *view[T]) bool) []picked[T] {
 	m.mu.Lock()
-	ids := make([]string, 0, len(m.views))
-	views := make([]view[T], 0, len(m.views))
+	defer m.mu.Unlock()
+	var all []picked[T]
 	for id, v := range m.views {
-		ids, views = append(ids, id), append(views, *v)
+		if choose(v) {
+			all = append(all, picked[T]{id, *v})
+		}
 	}
-	m.mu.Unlock()
-	for i, id := range ids {
-		fn(id, views[i])
-	}
+	return all
 }
 
 // count is the number of records that matter.

@@ -11,8 +11,11 @@ import (
 
 // parallel calls fn for 0 to n-1, askAtOnce at a time, and returns the first error.
 func parallel(ctx context.Context, n int, fn func(ctx context.Context, i int) error) error {
-	if n == 1 {
-		return fn(ctx, 0)
+	if n <= 1 {
+		if n == 1 {
+			return fn(ctx, 0)
+		}
+		return nil
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(askAtOnce)

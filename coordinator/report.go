@@ -103,7 +103,7 @@ func deref(r *bus.ReportReply) bus.ReportReply {
 // and with it every bake that wants it.
 func (c *Coordinator) attemptFailed(ctx context.Context, rec farm.Shard, req bus.ReportRequest, reason string, retry bool) (bus.ReportReply, error) {
 	reason = clip(reason, maxError)
-	if tail := lastLines(req.Lines, 10); tail != "" && !strings.Contains(reason, tail) {
+	if tail := lastLines(req.Lines, 10); tail != "" && reason == req.Error && !strings.Contains(reason, tail) {
 		reason = clip(reason+"\n"+tail, maxError)
 	}
 	reply := bus.ReportReply{}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"bakefarm/bus"
@@ -24,16 +23,14 @@ const (
 // before may be gone.
 func (c *Coordinator) sweep(ctx context.Context) {
 	var tidied, stalled time.Time
-	c.bakes.each(func(id string, v view[farm.Bake]) {
-		if !v.rec.State.Finished() {
-			c.kick(id)
+	for _, b := range c.bakes.pick(unfinished) {
+		c.kick(b.id)
+	}
+	for _, s := range c.shards.pick(func(v *view[farm.Shard]) bool { return v.rec.State == farm.ShardQueued }) {
+		if ctx.Err() == nil {
+			c.hint(ctx, s.rec)
 		}
-	})
-	c.shards.each(func(_ string, v view[farm.Shard]) {
-		if v.rec.State == farm.ShardQueued && ctx.Err() == nil {
-			c.hint(ctx, v.rec)
-		}
-	})
+	}
 	tick := time.NewTicker(max(min(sweepEvery, c.Lease/10), time.Millisecond))
 	defer tick.Stop()
 	for {
@@ -56,25 +53,22 @@ func (c *Coordinator) sweep(ctx context.Context) {
 	}
 }
 
+func unfinished(v *view[farm.Bake]) bool { return !v.rec.State.Finished() }
+
 // rescueShards takes back what a worker let go, and sends hints again that may have been lost.
 func (c *Coordinator) rescueShards(ctx context.Context, now time.Time) {
-	c.shards.each(func(id string, v view[farm.Shard]) {
-		if ctx.Err() != nil {
+	for _, s := range c.shards.pick(func(v *view[farm.Shard]) bool { return leaseOut(*v, now) || hintDue(*v, now) }) {
+		switch {
+		case ctx.Err() != nil:
 			return
-		}
-		switch v.rec.State {
-		case farm.ShardClaimed:
-			if leaseOut(v, now) {
-				if err := c.expire(ctx, id, v); err != nil {
-					c.Log.Warn("lease", "shard", id, "err", err)
-				}
-			}
-		case farm.ShardQueued:
-			if hintDue(v, now) {
-				c.hint(ctx, v.rec)
+		case s.rec.State == farm.ShardQueued:
+			c.hint(ctx, s.rec)
+		default:
+			if err := c.expire(ctx, s.id, s.view); err != nil {
+				c.Log.Warn("lease", "shard", s.id, "err", err)
 			}
 		}
-	})
+	}
 }
 
 // leaseOut reports whether a claim is void: its record has not changed for the length of the lease, by the clock of
@@ -87,6 +81,8 @@ func leaseOut(v view[farm.Shard], now time.Time) bool {
 // slowly, while nobody claims it.
 func hintDue(v view[farm.Shard], now time.Time) bool {
 	switch {
+	case v.rec.State != farm.ShardQueued:
+		return false
 	case v.hinted.IsZero():
 		return now.Sub(v.changed) > hintAfter
 	case v.hints == 0:
@@ -145,58 +141,58 @@ func (c *Coordinator) retryBakes(ctx context.Context, now time.Time) {
 	for _, id := range due {
 		c.kick(id)
 	}
-	c.bakes.each(func(id string, v view[farm.Bake]) {
-		if v.rec.State.Finished() || v.rec.State == farm.BakeCommitting || c.Now().Sub(v.rec.AcceptedAt) < c.MaxBake || ctx.Err() != nil {
-			return
-		}
-		err := c.fail(ctx, newFlight(id), fmt.Sprintf("not done within %s, the longest that a bake may take", c.MaxBake))
+	late := c.bakes.pick(func(v *view[farm.Bake]) bool {
+		return unfinished(v) && v.rec.State != farm.BakeCommitting && c.Now().Sub(v.rec.AcceptedAt) > c.MaxBake
+	})
+	for _, b := range late {
+		err := c.fail(ctx, newFlight(b.id), fmt.Sprintf("not done within %s, the longest that a bake may take", c.MaxBake))
 		if err == nil {
-			err = c.withdraw(ctx, id)
+			err = c.withdraw(ctx, b.id)
 		}
 		if err != nil && !errors.Is(err, errOver) {
-			c.Log.Warn("bake takes too long", "bake", id, "err", err)
+			c.Log.Warn("bake takes too long", "bake", b.id, "err", err)
 		}
-	})
+	}
 }
 
 // driveStalled looks after bakes that stand still: shards that ended unnoticed, and bakes that no coordinator drives.
 func (c *Coordinator) driveStalled(ctx context.Context, now time.Time) {
-	active := map[string]time.Time{} // bakes by the latest change of one of their shards
-	c.shards.each(func(_ string, v view[farm.Shard]) {
-		for _, b := range v.rec.Bakes {
-			if v.changed.After(active[b]) {
-				active[b] = v.changed
+	active := map[string]bool{} // bakes with a shard that has changed lately
+	c.shards.pick(func(v *view[farm.Shard]) bool {
+		if now.Sub(v.changed) < stallAfter {
+			for _, b := range v.rec.Bakes {
+				active[b] = true
 			}
 		}
+		return false
 	})
-	c.bakes.each(func(id string, v view[farm.Bake]) {
-		if v.rec.State.Finished() || now.Sub(v.changed) < stallAfter || ctx.Err() != nil {
+	for _, b := range c.bakes.pick(func(v *view[farm.Bake]) bool { return unfinished(v) && now.Sub(v.changed) > stallAfter }) {
+		if ctx.Err() != nil {
 			return
 		}
-		f := c.flightOf(id)
-		if f == nil {
-			if now.Sub(active[id]) > stallAfter {
-				c.kick(id)
-			}
-			return
+		if f := c.flightOf(b.id); f != nil {
+			c.deliverOverdue(ctx, f)
+		} else if !active[b.id] {
+			c.kick(b.id)
 		}
-		for _, shard := range f.overdue() {
-			if _, running := c.shards.peek(shard); running {
-				continue
-			}
-			rec, _, err := c.shards.fetch(ctx, shard)
-			if err != nil {
-				continue // next time
-			}
-			if rec.State.Finished() {
-				f.deliver(rec)
-				c.kick(id)
-			}
+	}
+}
+
+// deliverOverdue looks for the shards that a bake waits for and that don't run.
+func (c *Coordinator) deliverOverdue(ctx context.Context, f *flight) {
+	overdue := f.overdue()
+	for _, id := range overdue {
+		if _, runs := c.shards.peek(id); runs {
+			continue
 		}
-		if len(f.overdue()) == 0 {
-			c.kick(id)
+		if rec, _, err := c.shards.fetch(ctx, id); err == nil && rec.State.Finished() {
+			f.deliver(rec)
+			c.kick(f.id)
 		}
-	})
+	}
+	if len(overdue) == 0 {
+		c.kick(f.id)
+	}
 }
 
 // dropOrphans withdraws bakes that are over from shards that still run: whoever ended them died before doing so.
@@ -210,14 +206,14 @@ func (c *Coordinator) dropOrphans(ctx context.Context) {
 		over[bake] = errors.Is(err, bus.ErrNotFound) || err == nil && b.State.Finished()
 		return over[bake]
 	}
-	c.shards.each(func(id string, v view[farm.Shard]) {
-		for _, bake := range slices.Clone(v.rec.Bakes) {
+	for _, s := range c.shards.pick(func(*view[farm.Shard]) bool { return true }) {
+		for _, bake := range s.rec.Bakes {
 			if ctx.Err() != nil || !isOver(bake) {
 				continue
 			}
-			if err := c.leave(ctx, id, bake); err != nil {
-				c.Log.Warn("orphan", "shard", id, "bake", bake, "err", err)
+			if err := c.leave(ctx, s.id, bake); err != nil {
+				c.Log.Warn("orphan", "shard", s.id, "bake", bake, "err", err)
 			}
 		}
-	})
+	}
 }
