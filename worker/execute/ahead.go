@@ -6,10 +6,10 @@ import (
 	"sync"
 )
 
-// Reading ahead goes by buffers: most packages fit into what waits.
+// Reading ahead goes by buffers: most packages fit into the 3 MiB that wait.
 const (
-	aheadBuffer  = 128 << 10
-	aheadBuffers = 24 // 3 MiB a shard
+	aheadBuffer  = 256 << 10 // a block of the cache
+	aheadBuffers = 12
 )
 
 var aheadPool = sync.Pool{New: func() any { return new([aheadBuffer]byte) }}

@@ -197,7 +197,7 @@ func (l *layer) compose(ctx context.Context) (compose.Layer, error) {
 
 // hash computes the layer's digests out of the cache as far as it goes. Damaged entries cost another attempt without them.
 func (l *layer) hash(ctx context.Context, members []compose.Member) (compose.Layer, error) {
-	a := compose.Assembler{Open: l.openPiece, Tar: l.openTar, Parallel: piecesAhead}
+	a := compose.Assembler{Open: l.openPiece, Tar: l.openTarAhead(ctx), Parallel: piecesAhead}
 	for attempt := 1; ; attempt++ {
 		composed, err := a.Assemble(ctx, members)
 		if err == nil || !isDamage(err) || attempt == hashAttempts {
@@ -244,6 +244,17 @@ func (l *layer) openTar(m compose.Member) (io.ReadCloser, error) {
 		return nil, nil
 	}
 	return r, nil
+}
+
+// openTarAhead is openTar for hashing, which is what a layer takes its time for: another processor reads the file.
+func (l *layer) openTarAhead(ctx context.Context) func(compose.Member) (io.ReadCloser, error) {
+	return func(m compose.Member) (io.ReadCloser, error) {
+		r, err := l.openTar(m)
+		if r == nil || m.TarSize <= aheadBuffer {
+			return r, err
+		}
+		return readAhead(ctx, func(context.Context) (io.ReadCloser, error) { return r, nil })
+	}
 }
 
 // commit stores the layer's blob and commits everything.

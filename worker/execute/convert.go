@@ -19,6 +19,9 @@ type Fetcher interface {
 	Fetch(ctx context.Context, urls []string, size int64, sha256 digest.Digest) (io.ReadCloser, error)
 }
 
+// worthALine is the size of a package, in bytes, from which on people who wait are told that it is on its way.
+const worthALine = 8 << 20
+
 // decompressors are the machine's where it has better ones than this process.
 var decompressors = func() deb.Decompressors {
 	all := deb.PureGo()
@@ -42,6 +45,9 @@ func (j *job) convert(ctx context.Context, spec plan.ConvertSpec) (plan.Member, 
 		return plan.Member{}, fmt.Errorf("keep %q: this worker only converts whole packages: upgrade it", spec.Keep)
 	}
 	p := spec.Package
+	if p.Size >= worthALine {
+		j.say("fetching %s %s: %s", p.Name, p.Version, size(p.Size))
+	}
 	// The turn is taken when the package is here or a good part of it waits: a slow mirror holds up no other work.
 	ahead, err := readAhead(ctx, func(ctx context.Context) (io.ReadCloser, error) {
 		return j.Mirror.Fetch(ctx, spec.URLs, p.Size, p.SHA256)

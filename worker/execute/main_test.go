@@ -1,0 +1,16 @@
+package execute_test
+
+import (
+	"testing"
+
+	"bakefarm/imagestore"
+	"bakefarm/worker/workertest"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+type testStore = imagestore.Store
+
+func newStore(t testing.TB) testStore { return workertest.NewStore(t) }
