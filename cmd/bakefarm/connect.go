@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"os"
@@ -29,19 +27,11 @@ type connections struct {
 	catalog *catalog.Catalog
 }
 
-// ready is nil when everything answers; else it says what does not.
-func (c *connections) ready(ctx context.Context) error {
-	var errs []error
-	if err := c.bus.Ready(); err != nil {
-		errs = append(errs, fmt.Errorf("NATS: %w", err))
-	}
-	if err := c.store.Ping(ctx); err != nil {
-		errs = append(errs, fmt.Errorf("S3: %w", err))
-	}
-	if err := c.catalog.Ready(); err != nil {
-		errs = append(errs, fmt.Errorf("catalog: %w", err))
-	}
-	return errors.Join(errs...)
+// reachable is nil when the S3 service answers within two seconds.
+func (c *connections) reachable() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	return c.store.Ping(ctx)
 }
 
 // connect opens the bus, the catalog and the store. What can't be reached is tried again with back-off until the program
@@ -158,7 +148,6 @@ func (s *settings) startWorkers(p *program, data *dataDir, c *connections, n int
 // pusher publishes images of the store to other registries.
 func pusher(store imagestore.Reader) func(context.Context, digest.Digest, string) error {
 	return func(ctx context.Context, manifest digest.Digest, target string) error {
-		_, err := remote.Push(ctx, store, manifest, target, remote.Options{})
-		return err
+		return remote.Push(ctx, store, manifest, target, remote.Options{})
 	}
 }

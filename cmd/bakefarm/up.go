@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"bakefarm/api"
-	"bakefarm/bus"
+	"bakefarm/api/registry"
 	"bakefarm/coordinator"
 	"bakefarm/deploy"
 	"bakefarm/imagestore/remote"
@@ -152,10 +152,12 @@ func (s *settings) assemble(p *program, data *dataDir, address net.Addr, front *
 			return err
 		}
 	}
-	web, err := api.New(api.Config{Bus: c.bus, Store: c.store, Catalog: c.catalog, Release: release(), Ready: c.ready, Log: log})
+	web, err := api.New(api.Config{Bus: c.bus, Store: c.store, Catalog: c.catalog, Release: release(), Ready: c.reachable, Log: log,
+		Registry: registry.New(registry.OnBus(c.bus, c.store, c.catalog, log))})
 	if err != nil {
 		return err
 	}
+	p.runs("list of bakes", web.Run)
 	front.open(web.Handler())
 	_, err = fmt.Fprintf(out, "bakefarm is ready at http://%s (%d workers, data in %s)\n", address, s.workers, data.path)
 	return err

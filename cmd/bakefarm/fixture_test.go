@@ -1,0 +1,86 @@
+package main
+
+import (
+	"strings"
+	"sync"
+	"testing"
+
+	"bakefarm/compose/deb/debtest"
+	"bakefarm/worker/mirror/mirrortest"
+)
+
+// The fixture is a Debian of a few packages with everything that makes Debian's own hard to lay: directories above
+// merged-/usr that several packages share, links, conffiles, setuid files, dependencies through virtual packages and
+// alternatives, four compressions. It is built once, and equal in every run: the scripts know the digests of its images.
+var fixture = sync.OnceValue(func() []debtest.Package {
+	required := map[string]string{"Priority": "required"}
+	essential := map[string]string{"Priority": "required", "Essential": "yes"}
+	return []debtest.Package{
+		{Name: "base-files", Version: "12.4+deb12u1", Architecture: "amd64", Fields: essential, Compression: "xz", Entries: []debtest.Entry{
+			{Name: "bin/"}, {Name: "etc/"}, {Name: "etc/debian_version", Content: "12.1\n"}, {Name: "root/", Mode: 0o700},
+			{Name: "etc/os-release", Link: "../usr/lib/os-release"}, {Name: "tmp/", Mode: 0o1777}, {Name: "usr/"}, {Name: "usr/bin/"}, {Name: "usr/lib/"},
+			{Name: "usr/lib/os-release", Content: "ID=debian\nVERSION_ID=\"12\"\n"}, {Name: "var/"}, {Name: "var/lib/"},
+		}, Control: map[string]string{"conffiles": "/etc/debian_version\n"}},
+		{Name: "libc6", Version: "2.36-9", Architecture: "amd64", Fields: required, Compression: "xz", Entries: []debtest.Entry{
+			{Name: "lib/"}, {Name: "lib/x86_64-linux-gnu/"}, {Name: "lib/x86_64-linux-gnu/libc.so.6", Content: text("libc", 300_000), Mode: 0o755},
+			{Name: "lib64/"}, {Name: "lib64/ld-linux-x86-64.so.2", Link: "../lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"},
+			{Name: "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2", Content: text("ld", 50_000), Mode: 0o755},
+		}},
+		{Name: "dash", Version: "0.5.12-2", Architecture: "amd64", Compression: "gz", Entries: []debtest.Entry{
+			{Name: "bin/"}, {Name: "bin/dash", Content: text("dash", 20_000), Mode: 0o755}, {Name: "bin/sh", Link: "dash"},
+		}, Fields: with(essential, "Pre-Depends", "libc6 (>= 2.36)", "Provides", "sh")},
+		{Name: "login", Version: "1:4.13", Architecture: "amd64", Compression: "zst", Entries: []debtest.Entry{
+			{Name: "bin/"}, {Name: "bin/su", Content: text("su", 5_000), Mode: 0o4755}, {Name: "etc/"}, {Name: "etc/login.defs", Content: "UMASK 022\n"},
+		}, Fields: with(required, "Depends", "libc6, nobody-has-this | sh")},
+		{Name: "apt", Version: "2.6.1", Architecture: "amd64", Compression: "none", Entries: []debtest.Entry{
+			{Name: "usr/"}, {Name: "usr/bin/"}, {Name: "usr/bin/apt", Content: text("apt", 9_000), Mode: 0o755},
+		}, Fields: map[string]string{"Priority": "important", "Depends": "libc6"}},
+		{Name: "ca-certificates", Version: "20230311", Fields: map[string]string{"Depends": "openssl"}, Compression: "xz", Entries: []debtest.Entry{
+			{Name: "usr/"}, {Name: "usr/share/"}, {Name: "usr/share/ca-certificates/"}, {Name: "usr/share/ca-certificates/root.crt", Content: text("root", 1500)},
+		}},
+		{Name: "openssl", Version: "3.0.11-1", Architecture: "amd64", Fields: map[string]string{"Depends": "libc6"}, Compression: "xz", Entries: []debtest.Entry{
+			{Name: "usr/"}, {Name: "usr/bin/"}, {Name: "usr/bin/openssl", Content: text("openssl", 100_000), Mode: 0o755},
+		}},
+		{Name: "tzdata", Version: "2024a-0", Compression: "gz", Entries: []debtest.Entry{
+			{Name: "usr/"}, {Name: "usr/share/"}, {Name: "usr/share/zoneinfo/"}, {Name: "usr/share/zoneinfo/UTC", Content: "TZif2"},
+			{Name: "usr/share/zoneinfo/Zulu", Link: "UTC"},
+		}},
+	}
+})
+
+func with(fields map[string]string, more ...string) map[string]string {
+	all := map[string]string{}
+	for k, v := range fields {
+		all[k] = v
+	}
+	for i := 0; i < len(more); i += 2 {
+		all[more[i]] = more[i+1]
+	}
+	return all
+}
+
+// text makes about n bytes that compress as programs do: not to nothing.
+func text(word string, n int) string {
+	var b strings.Builder
+	for seed := uint32(len(word)); b.Len() < n; {
+		for range 8 {
+			seed = seed*1664525 + 1013904223
+			b.WriteByte(byte(seed >> 24))
+		}
+		b.WriteString(word)
+	}
+	return b.String()
+}
+
+// newMirror serves the fixture on 127.0.0.1, signed with a key of its own.
+func newMirror(tb testing.TB) *mirrortest.Mirror {
+	var packages []mirrortest.Package
+	for _, p := range fixture() {
+		packages = append(packages, offered(tb, p))
+	}
+	return mirrortest.New(tb, packages...)
+}
+
+func offered(tb testing.TB, p debtest.Package) mirrortest.Package {
+	return mirrortest.Package{Control: p.ControlText(), Deb: p.Build(tb)}
+}

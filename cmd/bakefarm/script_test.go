@@ -1,0 +1,322 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"bakefarm/compose/deb/debtest"
+	"bakefarm/worker/mirror/mirrortest"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"bakefarm": main})
+}
+
+// TestScripts runs testdata/script/*.txtar: farms in processes of their own, driven through the command line, over the
+// fixture's mirror. Beside testscript's own commands a script has:
+//
+//	farm NAME [FLAG…]              starts "bakefarm up" with data in $WORK/NAME, waits until it is ready and points
+//	                               BAKEFARM_SERVER at it. $ADDRESS: its host:port; $NATS, $S3: where it listens for others
+//	start NAME PATTERN PROGRAM…    starts a program and waits until it has said PATTERN; $NAME: what the first group matched
+//	[!] said NAME PATTERN          has a started program said PATTERN? Waits for it, unless negated
+//	stop [-SIGNAL] NAME            signals (INT) a started program and waits for its end: within 5 s and with exit code 0,
+//	                               unless the signal is KILL
+//	exits CODE PROGRAM…            runs a program that must exit with this code
+//	until PATTERN PROGRAM…         runs a program again and again until its stdout has PATTERN
+//	get VAR PATH                   sets $VAR to what stands at PATH (images.0.digest) of the JSON on stdout
+//	mirror WHAT…                   changes what the mirror serves (see cmdMirror)
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		Setup:               setup,
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"farm": cmdFarm, "start": cmdStart, "said": cmdSaid, "stop": cmdStop, "exits": cmdExits, "until": cmdUntil, "get": cmdGet, "mirror": cmdMirror,
+		},
+	})
+}
+
+// patience bounds every wait for something that must happen. It is long because machines are slow, and never waited out.
+const patience = 30 * time.Second
+
+// world is what a script finds.
+type world struct {
+	tb        testing.TB
+	mirror    *mirrortest.Mirror
+	keys      []string // of the environment
+	processes map[string]*process
+}
+
+type worldKey struct{}
+
+func worldOf(ts *testscript.TestScript) *world { return ts.Value(worldKey{}).(*world) }
+
+func setup(env *testscript.Env) error {
+	tb := env.T().(testing.TB)
+	w := &world{tb: tb, mirror: newMirror(tb), processes: map[string]*process{}}
+	env.Values[worldKey{}] = w
+	env.Setenv("BAKEFARM_DEBIAN_MIRROR", w.mirror.URL)
+	env.Setenv("BAKEFARM_DEBIAN_KEYRING", w.mirror.Keyring)
+	env.Setenv("BAKEFARM_SERVER", "http://127.0.0.1:1") // nobody is there until a farm is
+	env.Setenv("BAKEFARM_TOKEN", "")
+	env.Setenv("TZ", "")
+	for _, v := range env.Vars {
+		key, _, _ := strings.Cut(v, "=")
+		w.keys = append(w.keys, key)
+	}
+	env.Defer(func() {
+		for _, p := range w.processes {
+			p.kill()
+			if tb.Failed() {
+				tb.Logf("%s said:\n%s", p.name, p.output())
+			}
+		}
+	})
+	return nil
+}
+
+// environ is the script's environment for a started program.
+func (w *world) environ(ts *testscript.TestScript) []string {
+	var env []string
+	for _, key := range w.keys {
+		env = append(env, key+"="+ts.Getenv(key))
+	}
+	return env
+}
+
+func (w *world) start(ts *testscript.TestScript, name, pattern, program string, args ...string) (*process, []string) {
+	if old := w.processes[name]; old != nil {
+		select {
+		case <-old.ended:
+		default:
+			ts.Fatalf("%s runs already", name)
+		}
+	}
+	re, err := regexp.Compile("(?m)" + pattern)
+	ts.Check(err)
+	path, err := exec.LookPath(program)
+	ts.Check(err)
+	p, err := startProcess(name, ts.MkAbs("."), w.environ(ts), path, args...)
+	ts.Check(err)
+	w.processes[name] = p
+	match, err := p.waitFor(re, patience)
+	ts.Check(err)
+	return p, match
+}
+
+func cmdFarm(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: farm NAME [FLAG…]")
+	}
+	flags := append([]string{"up", "--data", filepath.Join(ts.Getenv("WORK"), args[0]), "--listen", "127.0.0.1:0", "--log-level", "debug"}, args[1:]...)
+	p, match := worldOf(ts).start(ts, args[0], `^bakefarm is ready at (http://(\S+))`, "bakefarm", flags...)
+	ts.Setenv("BAKEFARM_SERVER", match[1])
+	ts.Setenv("ADDRESS", match[2])
+	if found := natsListens.FindStringSubmatch(p.output()); found != nil {
+		ts.Setenv("NATS", found[1])
+	}
+	if found := s3Listens.FindStringSubmatch(p.output()); found != nil {
+		raw, err := os.ReadFile(found[2])
+		ts.Check(err)
+		var keys s3Keys
+		ts.Check(json.Unmarshal(raw, &keys))
+		ts.Setenv("S3", "http://"+keys.AccessKey+":"+keys.SecretKey+"@"+found[1]+"/"+embeddedBucket)
+	}
+}
+
+var (
+	natsListens = regexp.MustCompile(`embedded NATS server listens.* url=(\S+)`)
+	s3Listens   = regexp.MustCompile(`embedded S3 server listens.* address=(\S+) .*keys=(\S+)`)
+)
+
+func cmdStart(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 3 {
+		ts.Fatalf("usage: start NAME PATTERN PROGRAM…")
+	}
+	_, match := worldOf(ts).start(ts, args[0], args[1], args[2], args[3:]...)
+	if len(match) > 1 {
+		ts.Setenv(args[0], match[1])
+	}
+}
+
+func started(ts *testscript.TestScript, name string) *process {
+	p := worldOf(ts).processes[name]
+	if p == nil {
+		ts.Fatalf("nothing was started as %s", name)
+	}
+	return p
+}
+
+func cmdSaid(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: [!] said NAME PATTERN")
+	}
+	p := started(ts, args[0])
+	re, err := regexp.Compile("(?m)" + args[1])
+	ts.Check(err)
+	if neg {
+		if match := re.FindString(p.output()); match != "" {
+			ts.Fatalf("%s has said %q", args[0], match)
+		}
+		return
+	}
+	_, err = p.waitFor(re, patience)
+	ts.Check(err)
+}
+
+var signals = map[string]syscall.Signal{"INT": syscall.SIGINT, "TERM": syscall.SIGTERM, "KILL": syscall.SIGKILL}
+
+func cmdStop(ts *testscript.TestScript, neg bool, args []string) {
+	signal := syscall.SIGINT
+	if len(args) == 2 {
+		signal = signals[strings.TrimPrefix(args[0], "-")]
+		args = args[1:]
+	}
+	if neg || len(args) != 1 || signal == 0 {
+		ts.Fatalf("usage: stop [-INT|-TERM|-KILL] NAME")
+	}
+	took, err := started(ts, args[0]).end(signal, 5*time.Second)
+	if signal != syscall.SIGKILL {
+		ts.Check(err)
+	}
+	ts.Logf("%s has ended within %v", args[0], took)
+}
+
+func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE PROGRAM…")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	got := 0
+	if err := ts.Exec(args[1], args[2:]...); err != nil {
+		exit, ok := err.(*exec.ExitError)
+		if !ok {
+			ts.Fatalf("%v", err)
+		}
+		got = exit.ExitCode()
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
+
+func cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: until PATTERN PROGRAM…")
+	}
+	re, err := regexp.Compile("(?m)" + args[0])
+	ts.Check(err)
+	for limit := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
+		err := ts.Exec(args[1], args[2:]...)
+		if err == nil && re.MatchString(ts.ReadFile("stdout")) {
+			return
+		}
+		if time.Now().After(limit) {
+			ts.Fatalf("no %q within %v (%v)", args[0], patience, err)
+		}
+	}
+}
+
+func cmdGet(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: get VAR PATH")
+	}
+	var v any
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &v))
+	for step := range strings.SplitSeq(args[1], ".") {
+		switch at := v.(type) {
+		case map[string]any:
+			v = at[step]
+		case []any:
+			i, err := strconv.Atoi(step)
+			ts.Check(err)
+			if i >= len(at) {
+				ts.Fatalf("%s: there are only %d items", args[1], len(at))
+			}
+			v = at[i]
+		default:
+			v = nil
+		}
+	}
+	if v == nil {
+		ts.Fatalf("stdout has nothing at %s", args[1])
+	}
+	value, ok := v.(string)
+	if !ok {
+		raw, err := json.Marshal(v)
+		ts.Check(err)
+		value = string(raw)
+	}
+	ts.Setenv(args[0], value)
+}
+
+// cmdMirror changes what the mirror serves:
+//
+//	mirror hold PART       answers nothing for paths that contain PART, until healed; a request that has gone stays without answer
+//	mirror flip PART       one byte is another
+//	mirror cut PART        the connection breaks in the middle
+//	mirror missing PART
+//	mirror break-signature | unknown-key | expire
+//	mirror heal
+//	mirror update          publishes a newer tzdata
+//	mirror asked PART      waits until a path that contains PART was asked for
+//	mirror count VAR PART  sets $VAR to how many requests there were for paths that contain PART
+func cmdMirror(ts *testscript.TestScript, neg bool, args []string) {
+	w := worldOf(ts)
+	m := w.mirror
+	want := map[string]int{"hold": 2, "flip": 2, "cut": 2, "missing": 2, "asked": 2, "count": 3}
+	if neg || len(args) == 0 || len(args) != max(1, want[args[0]]) {
+		ts.Fatalf("usage: mirror hold|flip|cut|missing|asked PART, mirror count VAR PART, mirror break-signature|unknown-key|expire|update|heal")
+	}
+	switch args[0] {
+	case "hold":
+		m.Serve(args[1], mirrortest.Slow(time.Hour, 0))
+	case "flip":
+		m.Serve(args[1], mirrortest.Flipped())
+	case "cut":
+		m.Serve(args[1], mirrortest.Cut(100, 0))
+	case "missing":
+		m.Serve(args[1], mirrortest.Missing())
+	case "break-signature":
+		m.BreakSignature()
+	case "unknown-key":
+		m.SignWithUnknownKey(mirrortest.Suite)
+	case "expire":
+		m.Expire(mirrortest.Suite)
+	case "heal":
+		m.Heal()
+		m.Resign(mirrortest.Suite, mirrortest.Release{})
+	case "update":
+		var packages []mirrortest.Package
+		for _, p := range fixture() {
+			if p.Name == "tzdata" {
+				p.Version = "2024b-0"
+				p.Entries = append(p.Entries[:len(p.Entries):len(p.Entries)], debtest.Entry{Name: "usr/share/zoneinfo/GMT", Link: "UTC"})
+			}
+			packages = append(packages, offered(w.tb, p))
+		}
+		m.Publish(mirrortest.Suite, mirrortest.Component, packages...)
+	case "asked":
+		for limit := time.Now().Add(patience); m.Requests(args[1]) == 0; time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(limit) {
+				ts.Fatalf("nobody has asked for %s within %v", args[1], patience)
+			}
+		}
+	case "count":
+		ts.Setenv(args[1], strconv.Itoa(m.Requests(args[2])))
+	default:
+		ts.Fatalf("mirror: unknown %s", args[0])
+	}
+}
