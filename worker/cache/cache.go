@@ -269,17 +269,15 @@ func (c *Cache) path(d digest.Digest) string { return filepath.Join(c.dir, d.Enc
 func (c *Cache) admit(temp string, d digest.Digest, disk int64) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if el, ok := c.entries[d]; ok {
+		// The same bytes. Not replaced: ext4 writes a file to disk at once that is renamed over another.
+		c.recent.MoveToFront(el)
+		return os.Remove(temp)
+	}
 	if err := os.Rename(temp, c.path(d)); err != nil {
 		return fmt.Errorf("worker cache: %w", err)
 	}
-	e := &entry{digest: d, disk: disk, touched: time.Now()}
-	if el, ok := c.entries[d]; ok {
-		c.used -= el.Value.(*entry).disk
-		el.Value = e
-		c.recent.MoveToFront(el)
-	} else {
-		c.entries[d] = c.recent.PushFront(e)
-	}
+	c.entries[d] = c.recent.PushFront(&entry{digest: d, disk: disk, touched: time.Now()})
 	c.used += disk
 	c.evict()
 	return nil

@@ -54,6 +54,7 @@ func TestSwappedCache(t *testing.T) {
 	var want, got plan.Layer
 	b.must(farm.KindAssemble, spec, &want, members...)
 	big := members[0].(plan.Member)
+	b.env.Cache.Drop(big.TarDigest)
 	w, err := b.env.Cache.Create()
 	if err != nil {
 		t.Fatal(err)
