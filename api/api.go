@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"sync"
 	"time"
 
 	"bakefarm/bus"
@@ -42,9 +41,6 @@ type API struct {
 	spec    []byte // the OpenAPI document
 	metrics *metrics
 	handler http.Handler
-
-	stop     sync.Once
-	stopping chan struct{}
 }
 
 // intakeBytes is what requests with large bodies may hold in memory at a time.
@@ -60,11 +56,10 @@ func New(c Config) (*API, error) {
 	}
 	c.Release.Farm = c.Bus.FarmID()
 	a := &API{
-		Config:   c,
-		bakes:    newIndex(c.Bus.Bakes, c.Log),
-		intake:   semaphore.NewWeighted(intakeBytes),
-		probe:    coordinatorProbe{bus: c.Bus},
-		stopping: make(chan struct{}),
+		Config: c,
+		bakes:  newIndex(c.Bus.Bakes, c.Log),
+		intake: semaphore.NewWeighted(intakeBytes),
+		probe:  coordinatorProbe{bus: c.Bus},
 	}
 	a.metrics = newMetrics(a)
 	mux := http.NewServeMux()
@@ -79,7 +74,8 @@ func New(c Config) (*API, error) {
 	return a, nil
 }
 
-// Handler is the whole interface. It may be served by several servers.
+// Handler is the whole interface. It may be served by several servers. Event streams last until their bake or their request's
+// context ends: a server that is to stop cancels its BaseContext.
 func (a *API) Handler() http.Handler { return a.handler }
 
 // Run follows the bakes until ctx ends, and returns nil then.
@@ -87,10 +83,6 @@ func (a *API) Run(ctx context.Context) error {
 	a.bakes.run(ctx)
 	return nil
 }
-
-// Stop ends event streams, which would keep a server from shutting down; their clients take them up again elsewhere. It is
-// meant for http.Server.RegisterOnShutdown, and may be called more than once.
-func (a *API) Stop() { a.stop.Do(func() { close(a.stopping) }) }
 
 // routes registers every operation.
 func (a *API) routes(mux *http.ServeMux) error {
@@ -151,6 +143,14 @@ func route[I, O any](a *API, op huma.Operation, handler func(context.Context, *I
 		op.BodyReadTimeout = rpcTime
 	}
 	op.Errors = append(op.Errors, http.StatusServiceUnavailable)
+	// huma reads and closes the body of an operation that has a description of one: those that stream get it afterwards.
+	body := op.RequestBody
+	op.RequestBody = nil
+	defer func() {
+		if body != nil {
+			a.huma.OpenAPI().Paths[op.Path].Post.RequestBody = body
+		}
+	}()
 	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*O, error) {
 		out, err := handler(ctx, in)
 		if err != nil {
