@@ -32,8 +32,8 @@ func (a *API) routeChunks() {
 	op := post("upload-chunks", "/v1/chunks", "bakes", "Upload chunks of a context", 400, 413, 415, 422)
 	op.DefaultStatus = http.StatusNoContent
 	op.Description = "Chunks are verified one by one and kept in groups, so that a request that breaks off has not been in vain: post the bake again to learn what is still missing."
-	describe[nothing](a, &op, ChunksType, "Any number of frames: the 32 bytes of a chunk's sha256, its length as 4 bytes big-endian (1 to 4 MiB), its bytes")
 	route(a, op, func(ctx context.Context, in *chunksInput) (*struct{}, error) { return nil, a.takeChunks(ctx, in) })
+	describe[nothing](a, op, ChunksType, "Any number of frames: the 32 bytes of a chunk's sha256, its length as 4 bytes big-endian (1 to 4 MiB), its bytes")
 }
 
 // takeChunks stores the chunks of a request's body. While one group of them is being committed, the next is read.

@@ -95,13 +95,14 @@ func asBodyError(err error) error {
 	}
 }
 
-// describe puts a body that is read by hand, of type T if it is JSON, into the operation's description.
-func describe[T any](a *API, op *huma.Operation, contentType, description string) {
+// describe puts a body that is read by hand, of type T if it is JSON, into the description of an operation that is
+// registered already: one that huma knows before, it would read and validate by itself.
+func describe[T any](a *API, op huma.Operation, contentType, description string) {
 	schema := &huma.Schema{Type: huma.TypeString, Format: "binary"}
 	if t := reflect.TypeFor[T](); t.Kind() == reflect.Struct && t.NumField() > 0 {
 		schema = a.huma.OpenAPI().Components.Schemas.Schema(t, true, t.Name())
 	}
-	op.RequestBody = &huma.RequestBody{
+	a.huma.OpenAPI().Paths[op.Path].Post.RequestBody = &huma.RequestBody{
 		Required: true, Description: description,
 		Content: map[string]*huma.MediaType{contentType: {Schema: schema}},
 	}

@@ -46,7 +46,6 @@ func (a *API) routeSubmit() {
 	op.DefaultStatus = http.StatusCreated
 	op.Description = "Answers 201 with a new bake, and 200 when the Idempotency-Key has it already. While the store lacks chunks of the context the answer is 409 with a problem of type " +
 		ProblemMissing + ", which lists them. The body may be gzip (Content-Encoding)."
-	describe[BakeRequest](a, &op, "application/json", "The recipe, and the manifest of its context")
 	op.Responses = map[string]*huma.Response{
 		"200": {Description: "The bake that was accepted under this key before", Content: map[string]*huma.MediaType{
 			"application/json": {Schema: schemaOf[Bake](a)},
@@ -56,6 +55,7 @@ func (a *API) routeSubmit() {
 		}},
 	}
 	route(a, op, a.submitBake)
+	describe[BakeRequest](a, op, "application/json", "The recipe, and the manifest of its context")
 }
 
 // submission is a request that has been read and found to be in order.
