@@ -72,6 +72,8 @@ func Dial(rawURL string, transport http.RoundTripper) (client *minio.Client, buc
 		Region:       region,
 		BucketLookup: lookup,
 		MaxRetries:   1,
+		// Packs carry their checksum as a header. minio-go takes one only with this set, and sends no trailers for it.
+		TrailingHeaders: true,
 	})
 	if err != nil {
 		return nil, "", "", fmt.Errorf("S3 URL %s: %w", u.Redacted(), err)
