@@ -25,8 +25,9 @@ const (
 	readAtOnce  = 16 // records that one list reads at a time
 )
 
-// bakeID is the parameter of everything about one bake.
-type bakeID struct {
+// BakePath is the parameter of everything about one bake. It is exported because huma does not look into embedded structs
+// that are not.
+type BakePath struct {
 	ID string `path:"id" maxLength:"64" doc:"The bake's ID, a ULID"`
 }
 
@@ -39,7 +40,7 @@ type bakesQuery struct {
 
 func (a *API) routeBakes() {
 	route(a, get("list-bakes", "/v1/bakes", "bakes", "List bakes, newest first", 422), a.listBakes)
-	route(a, get("get-bake", "/v1/bakes/{id}", "bakes", "Show a bake", 404), func(ctx context.Context, in *bakeID) (*body[Bake], error) {
+	route(a, get("get-bake", "/v1/bakes/{id}", "bakes", "Show a bake", 404), func(ctx context.Context, in *BakePath) (*body[Bake], error) {
 		b, err := a.bake(ctx, in.ID)
 		return &body[Bake]{showBake(b)}, err
 	})
@@ -125,7 +126,7 @@ func glob(pattern string) func(string) bool {
 	return regexp.MustCompile(`^(?s:` + quoted + `)$`).MatchString
 }
 
-func (a *API) cancelBake(ctx context.Context, in *bakeID) (*body[Bake], error) {
+func (a *API) cancelBake(ctx context.Context, in *BakePath) (*body[Bake], error) {
 	b, err := bus.Call[bus.CancelRequest, farm.Bake](ctx, a.Bus, bus.CancelBake, bus.CancelRequest{ID: in.ID})
 	if err != nil {
 		return nil, err
@@ -140,7 +141,7 @@ func (a *API) cancelBake(ctx context.Context, in *bakeID) (*body[Bake], error) {
 	}
 }
 
-func (a *API) explainBake(ctx context.Context, in *bakeID) (*body[[]farm.ShardRef], error) {
+func (a *API) explainBake(ctx context.Context, in *BakePath) (*body[[]farm.ShardRef], error) {
 	b, err := a.bake(ctx, in.ID)
 	if err != nil {
 		return nil, err
@@ -167,7 +168,7 @@ type rawJSON struct {
 	Body        []byte
 }
 
-func (a *API) bakeLock(ctx context.Context, in *bakeID) (*rawJSON, error) {
+func (a *API) bakeLock(ctx context.Context, in *BakePath) (*rawJSON, error) {
 	b, err := a.bake(ctx, in.ID)
 	if err != nil {
 		return nil, err

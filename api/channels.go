@@ -20,14 +20,14 @@ type channelsQuery struct {
 	Name string `query:"name" maxLength:"128" doc:"An image name; the channels of all names without it"`
 }
 
-type channelPath struct {
+type ChannelPath struct {
 	Name    string `path:"name" maxLength:"128" doc:"The image name"`
 	Channel string `path:"channel" maxLength:"64"`
 }
 
-func (c channelPath) key() string { return c.Name + "@" + c.Channel }
+func (c ChannelPath) key() string { return c.Name + "@" + c.Channel }
 
-func (c channelPath) validate() error {
+func (c ChannelPath) validate() error {
 	if err := farm.ValidateName(c.Name); err != nil {
 		return at("path.name", err)
 	}
@@ -38,12 +38,12 @@ func (c channelPath) validate() error {
 }
 
 type promoteInput struct {
-	channelPath
+	ChannelPath
 	Body PromoteRequest
 }
 
 type rollbackInput struct {
-	channelPath
+	ChannelPath
 	Body RollbackRequest
 }
 
@@ -51,7 +51,7 @@ func (a *API) routeChannels() {
 	route(a, get("list-channels", "/v1/channels", "channels", "List channels, by name", 422), a.listChannels)
 	route(a, get("list-name-channels", "/v1/channels/{name}", "channels", "List the channels of one image name", 404, 422), a.nameChannels)
 	route(a, get("get-channel", "/v1/channels/{name}/{channel}", "channels", "Show a channel, its history and where it was published", 404, 422),
-		func(ctx context.Context, in *channelPath) (*body[Channel], error) {
+		func(ctx context.Context, in *ChannelPath) (*body[Channel], error) {
 			if err := in.validate(); err != nil {
 				return nil, err
 			}
