@@ -163,11 +163,13 @@ func (c *Client) call(ctx context.Context, method, path string, query url.Values
 }
 
 func get[T any](ctx context.Context, c *Client, path string, query url.Values) (out T, err error) {
-	return out, c.call(ctx, http.MethodGet, path, query, nil, nil, &out)
+	err = c.call(ctx, http.MethodGet, path, query, nil, nil, &out)
+	return out, err
 }
 
 func post[T any](ctx context.Context, c *Client, path string, in any) (out T, err error) {
-	return out, c.call(ctx, http.MethodPost, path, nil, nil, in, &out)
+	err = c.call(ctx, http.MethodPost, path, nil, nil, in, &out)
+	return out, err
 }
 
 // segment escapes a name or reference as one segment of a path.
