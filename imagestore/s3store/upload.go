@@ -2,6 +2,7 @@ package s3store
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
@@ -13,11 +14,13 @@ import (
 	"bakefarm/farm"
 	"bakefarm/imagestore"
 
-	"crypto/rand"
-
 	"github.com/minio/minio-go/v7"
 	"github.com/oklog/ulid/v2"
 )
+
+// checksumHeader (Amazon S3 API reference, PutObject) is written as it goes over the wire: minio-go takes the lower-case
+// form for a wish to have it sent as a trailer, and refuses that to clients without trailers.
+const checksumHeader = "X-Amz-Checksum-Crc32c"
 
 // packType is the media type of pack objects, for people who look into the bucket.
 const packType = "application/vnd.bakefarm.pack.v1"
@@ -72,7 +75,7 @@ func (s *Store) put(ctx context.Context, p farm.Pack, body pieces, crc uint32) e
 		ContentType:          packType,
 		DisableMultipart:     true,
 		DisableContentSha256: true,
-		UserMetadata:         map[string]string{"x-amz-checksum-crc32c": sum},
+		UserMetadata:         map[string]string{checksumHeader: sum},
 	})
 	if err != nil {
 		return err

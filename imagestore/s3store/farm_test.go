@@ -1,0 +1,151 @@
+package s3store_test
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"bakefarm/imagestore"
+	"bakefarm/imagestore/catalog"
+	"bakefarm/imagestore/s3embed"
+	"bakefarm/imagestore/s3store"
+	"bakefarm/imagestore/storetest"
+
+	"github.com/minio/minio-go/v7"
+	"github.com/opencontainers/go-digest"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/opencontainers/go-digest.init"))
+}
+
+// s3farm is an S3 server and a ledger: what the stores of a farm share.
+type s3farm struct {
+	ledger *storetest.Ledger
+	client *minio.Client // of the test itself
+	url    string
+	wire   http.RoundTripper // to the server
+
+	// through wraps the wire of the stores that are opened.
+	through func(http.RoundTripper) http.RoundTripper
+}
+
+const (
+	bucket = "images"
+	prefix = "farm/one"
+)
+
+func newS3Farm(t testing.TB, inProcess bool) *s3farm {
+	t.Helper()
+	server, err := s3embed.Open(t.TempDir(), s3embed.Config{AccessKey: "key", SecretKey: "secret/+ %", NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { server.Close() })
+	f := &s3farm{ledger: storetest.NewLedger()}
+	host := "127.0.0.1:1"
+	if inProcess {
+		f.wire = server.Transport()
+	} else {
+		h := httptest.NewServer(server.Handler())
+		t.Cleanup(h.Close)
+		host = strings.TrimPrefix(h.URL, "http://")
+		tr := http.DefaultTransport.(*http.Transport).Clone()
+		tr.MaxIdleConnsPerHost = 64
+		tr.ReadBufferSize, tr.WriteBufferSize = 64<<10, 64<<10
+		t.Cleanup(tr.CloseIdleConnections)
+		f.wire = tr
+	}
+	f.url = "http://key:secret%2F+%20%25@" + host + "/" + bucket + "/" + prefix
+	if f.client, _, _, err = s3store.Dial(f.url, f.wire); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// open opens a store with an index of its own, as another process would.
+func (f *s3farm) open(t testing.TB) *s3store.Store {
+	t.Helper()
+	wire := f.wire
+	if f.through != nil {
+		wire = f.through(wire)
+	}
+	client, b, p, err := s3store.Dial(f.url, wire)
+	if err != nil {
+		t.Fatal(err)
+	}
+	index, err := catalog.Open("", f.ledger, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := s3store.Open(t.Context(), s3store.Config{Client: client, Bucket: b, Prefix: p, Ledger: f.ledger, Locator: index, Writer: t.Name()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- index.Run(ctx, s.ReadIndex) }()
+	t.Cleanup(func() {
+		s.Close()
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		index.Close()
+	})
+	return s
+}
+
+func (f *s3farm) objects(t testing.TB) []string {
+	t.Helper()
+	var names []string
+	for o := range f.client.ListObjects(t.Context(), bucket, minio.ListObjectsOptions{Recursive: true}) {
+		if o.Err != nil {
+			t.Fatal(o.Err)
+		}
+		names = append(names, o.Key)
+	}
+	return names
+}
+
+// find returns the object that a piece lies in, by its index.
+func (f *s3farm) find(t testing.TB, d digest.Digest) (name string, e imagestore.Entry) {
+	t.Helper()
+	for _, id := range f.ledger.Keys() {
+		p := *f.ledger.Get(id)
+		name := prefix + "/packs/" + id[10:12] + "/" + id
+		entries, err := f.open(t).ReadIndex(t.Context(), p)
+		if err != nil {
+			continue
+		}
+		for _, e := range entries {
+			if e.Digest == d {
+				return name, e
+			}
+		}
+	}
+	t.Fatalf("no pack has %s", d)
+	return "", e
+}
+
+func (f *s3farm) storage() storetest.Storage {
+	return storetest.Storage{
+		Open:    func(t *testing.T) imagestore.Store { return f.open(t) },
+		Objects: func(t *testing.T) int { return len(f.objects(t)) },
+		Damage: func(t *testing.T, d digest.Digest) {
+			name, e := f.find(t, d)
+			data := f.object(t, name)
+			data[e.Offset+e.Length-1] ^= 1
+			f.replace(t, name, data)
+		},
+		Lose: func(t *testing.T, d digest.Digest) {
+			name, _ := f.find(t, d)
+			if err := f.client.RemoveObject(t.Context(), bucket, name, minio.RemoveObjectOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		},
+	}
+}
