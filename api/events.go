@@ -26,7 +26,7 @@ const (
 )
 
 type eventsInput struct {
-	bakeID
+	BakePath
 	Follow bool   `query:"follow" default:"true" doc:"false: end after what has happened until now"`
 	Last   string `header:"Last-Event-ID" maxLength:"64" doc:"The stream goes on after this event"`
 }
@@ -54,16 +54,7 @@ func (a *API) followBake(ctx context.Context, in *eventsInput) (*huma.StreamResp
 	}
 	return &huma.StreamResponse{Body: func(hc huma.Context) {
 		r, w := humago.Unwrap(hc)
-		ctx, cancel := context.WithCancel(r.Context())
-		defer cancel()
-		go func() { // ends with ctx at the latest
-			select {
-			case <-a.stopping:
-				cancel()
-			case <-ctx.Done():
-			}
-		}()
-		s := openStream(w)
+		ctx, s := r.Context(), openStream(w)
 		var err error
 		switch {
 		case after.log:

@@ -1,9 +1,9 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"maps"
-	"net/http"
 	"slices"
 	"time"
 
@@ -22,7 +22,10 @@ func (a *API) routeRetention() {
 func (a *API) planRetention(ctx context.Context, in *retentionInput) (*body[RetentionPlan], error) {
 	policy := retention.Default
 	if in.Body.Policy != "" {
-		return nil, refuse(http.StatusUnprocessableEntity, "this release decides by the default policy only")
+		var err error
+		if policy, err = retention.ParsePolicy(cmp.Or(in.Body.File, "policy"), []byte(in.Body.Policy)); err != nil {
+			return nil, err
+		}
 	}
 	records, err := a.Bus.Versions.List(ctx, "")
 	if err != nil {
