@@ -188,18 +188,21 @@ func (w *worker) run(ctx context.Context, task farm.Task) (any, error) {
 	case farm.KindAssemble:
 		var members []plan.Member
 		deps(&members)
-		head := put("head " + task.Key.String())
-		blob := imagestore.Blob{Parts: []imagestore.Part{{Digest: head.Digest, Size: head.Size}}}
-		text := "layer " + task.Key.String()
+		text := "head " + task.Key.String()
+		head := put(text)
+		blob := imagestore.Blob{Parts: []imagestore.Part{{Digest: head.Digest, Size: head.Size}}, Size: head.Size}
 		for _, m := range members {
 			for _, p := range m.Pieces {
+				content, rerr := imagestore.ReadAll(ctx, w.f.pieces(), p.Digest, p.Size)
+				err = errors.Join(err, rerr)
+				text += string(content)
 				blob.Parts = append(blob.Parts, imagestore.Part{Digest: p.Digest, Size: p.Size})
-				text += p.Digest.String()
+				blob.Size += p.Size
 			}
 		}
-		blob.Digest, blob.Size = digest.FromString(text), 1000
+		blob.Digest = digest.FromString(text)
 		err = errors.Join(err, into.Compose(ctx, blob))
-		out = plan.Layer{Digest: blob.Digest, Size: 1000, DiffID: digest.FromString("diff" + text), TarSize: 20480, Pieces: len(blob.Parts)}
+		out = plan.Layer{Digest: blob.Digest, Size: blob.Size, DiffID: digest.FromString("diff" + text), TarSize: 20480, Pieces: len(blob.Parts)}
 	case farm.KindImage:
 		var layers []plan.Layer
 		deps(&layers)
