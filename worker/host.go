@@ -10,6 +10,7 @@ type Host struct {
 	cache   *cache.Cache
 	turns   execute.Turns
 	indexes *execute.Indexes
+	records *execute.Records
 }
 
 // OpenHost opens a host with its cache in dir. The budget is in bytes; 0: cache.DefaultBudget.
@@ -18,12 +19,12 @@ func OpenHost(dir string, budget int64) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Host{cache: c, turns: execute.NewTurns(0), indexes: execute.NewIndexes()}, nil
+	return &Host{cache: c, turns: execute.NewTurns(0), indexes: execute.NewIndexes(), records: execute.NewRecords()}, nil
 }
 
 // Close closes the host, after the workers that share it.
 func (h *Host) Close() error { return h.cache.Close() }
 
 func (h *Host) env(store execute.Store, mirror execute.Mirror) execute.Env {
-	return execute.Env{Store: store, Mirror: mirror, Cache: h.cache, Turns: h.turns, Indexes: h.indexes}
+	return execute.Env{Store: store, Mirror: mirror, Cache: h.cache, Turns: h.turns, Indexes: h.indexes, Records: h.records}
 }

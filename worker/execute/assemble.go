@@ -12,6 +12,7 @@ import (
 	"bakefarm/compose/deb"
 	"bakefarm/imagestore"
 	"bakefarm/plan"
+	"bakefarm/recipe"
 	"bakefarm/worker/cache"
 
 	"github.com/opencontainers/go-digest"
@@ -50,124 +51,129 @@ func assemble(ctx context.Context, j *job, spec plan.AssembleSpec) (plan.Layer, 
 		}
 		l.members = append(l.members, member)
 	}
-	described, err := l.described(ctx, outputs)
+	var described func() error
+	switch {
+	case spec.Role == plan.RoleOS && spec.OS != nil && len(spec.Dirs) == 0:
+		described, err = l.packages(ctx, *spec.OS, outputs)
+	case spec.Role == plan.RoleApp && spec.OS == nil:
+		described, err = l.runs(ctx, spec.Dirs, outputs)
+	default:
+		err = fmt.Errorf("spec: role %q (os: %t): want os with os, or app without", spec.Role, spec.OS != nil)
+	}
 	if err != nil {
 		return plan.Layer{}, err
 	}
-	if err := j.Turns.take(ctx); err != nil {
-		return plan.Layer{}, err
-	}
-	composed, err := func() (compose.Layer, error) {
-		defer j.Turns.give()
-		if err := l.inventories(ctx, spec, described); err != nil {
-			return compose.Layer{}, err
-		}
-		return l.compose(ctx)
-	}()
+	composed, err := l.compose(ctx, described)
 	if err != nil {
 		return plan.Layer{}, err
 	}
 	return l.commit(ctx, spec, composed)
 }
 
-// described reads what describes each member: an inventory, or a package's record.
-func (l *layer) described(ctx context.Context, outputs []plan.Member) ([][]byte, error) {
-	raw := make([][]byte, len(outputs))
+// each calls fn for every member with what describes it, several at a time.
+func (l *layer) each(ctx context.Context, outputs []plan.Member, fn func(ctx context.Context, i int, m plan.Member) error) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(inventoriesAtOnce)
 	for i, m := range outputs {
-		g.Go(func() (err error) {
-			raw[i], err = l.piece(ctx, m.Inventory, deb.MaxRecord)
-			if err != nil {
-				return fmt.Errorf("member %d: inventory %s: %w", i, m.Inventory, err)
+		g.Go(func() error { return fn(ctx, i, m) })
+	}
+	return g.Wait()
+}
+
+// runs reads what the runs of an app layer hold. What it returns fills that in: the head is the tree's directories.
+func (l *layer) runs(ctx context.Context, dirs []recipe.TreeEntry, outputs []plan.Member) (func() error, error) {
+	l.owned = make([]compose.Owned, len(outputs))
+	err := l.each(ctx, outputs, func(ctx context.Context, i int, m plan.Member) error {
+		o := &l.owned[i]
+		o.Owner = fmt.Sprintf("run %d of the app", i)
+		raw, err := l.piece(ctx, m.Inventory, maxInventory)
+		if err == nil {
+			err = json.Unmarshal(raw, &o.Inventory)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: inventory %s: %w", o.Owner, m.Inventory, err)
+		}
+		for _, p := range o.Paths {
+			if err := compose.ValidatePath(p); err != nil {
+				return fmt.Errorf("%s: inventory %s: %w", o.Owner, m.Inventory, err)
 			}
-			return nil
-		})
-	}
-	return raw, g.Wait()
+		}
+		return nil
+	})
+	return func() error {
+		for _, d := range dirs {
+			e, err := tarEntry(d)
+			if err != nil {
+				return err
+			}
+			l.made = append(l.made, compose.File{Entry: e})
+		}
+		return nil
+	}, err
 }
 
-// inventories fills in what the layer's members hold and what its head is made of.
-func (l *layer) inventories(ctx context.Context, spec plan.AssembleSpec, described [][]byte) error {
-	switch {
-	case spec.Role == plan.RoleOS && spec.OS != nil && len(spec.Dirs) == 0:
-		return l.packages(ctx, *spec.OS, described)
-	case spec.Role == plan.RoleApp && spec.OS == nil:
-		return l.runs(spec, described)
+// packages reads the records of an OS layer's packages. What it returns fills in what they hold: the head has their
+// directories, dpkg's database of them and the merged-/usr links.
+func (l *layer) packages(ctx context.Context, os plan.AssembleOS, outputs []plan.Member) (func() error, error) {
+	if len(os.Packages) != len(outputs) {
+		return nil, fmt.Errorf("spec: %d packages, but %d members", len(os.Packages), len(outputs))
 	}
-	return fmt.Errorf("spec: role %q (os: %t): want os with os, or app without", spec.Role, spec.OS != nil)
-}
-
-// runs is inventories of an app layer: the head is the tree's directories.
-func (l *layer) runs(spec plan.AssembleSpec, described [][]byte) error {
-	for _, d := range spec.Dirs {
-		e, err := tarEntry(d)
+	records := make([]*deb.Record, len(outputs))
+	err := l.each(ctx, outputs, func(ctx context.Context, i int, m plan.Member) error {
+		p := os.Packages[i]
+		r, err := l.record(ctx, m.Inventory)
+		if err != nil {
+			return fmt.Errorf("package %s %s: record %s: %w", p.Name, p.Version, m.Inventory, err)
+		}
+		if r.Package != p.Name || r.Version != p.Version || r.Architecture != p.Arch {
+			return fmt.Errorf("package %s %s (%s): the file says that it is %s %s (%s): the mirror's index is wrong about %s",
+				p.Name, p.Version, p.Arch, r.Package, r.Version, r.Architecture, p.SHA256)
+		}
+		records[i] = r
+		return nil
+	})
+	return func() error {
+		if err := l.overwrite(ctx, records); err != nil {
+			return err
+		}
+		for _, r := range records {
+			l.owned = append(l.owned, compose.Owned{Owner: r.Package + " " + r.Version, Inventory: r.Inventory})
+		}
+		database, err := deb.Database(records, os.Arch)
 		if err != nil {
 			return err
 		}
-		l.made = append(l.made, compose.File{Entry: e})
-	}
-	for i, raw := range described {
-		if len(raw) > maxInventory {
-			return fmt.Errorf("run %d: inventory of %d bytes, at most %d are allowed", i, len(raw), maxInventory)
-		}
-		var inv compose.Inventory
-		if err := json.Unmarshal(raw, &inv); err != nil {
-			return fmt.Errorf("run %d: inventory: %w", i, err)
-		}
-		for _, p := range inv.Paths {
-			if err := compose.ValidatePath(p); err != nil {
-				return fmt.Errorf("run %d: inventory: %w", i, err)
-			}
-		}
-		l.owned = append(l.owned, compose.Owned{Owner: fmt.Sprintf("run %d of the app", i), Inventory: inv})
-	}
-	return nil
+		l.made = append(deb.MergedUsr(os.Suite, os.Arch, records), database...)
+		return nil
+	}, err
 }
 
-// packages is inventories of an OS layer: the head has the packages' directories, dpkg's database of them and the
-// merged-/usr links.
-func (l *layer) packages(ctx context.Context, os plan.AssembleOS, described [][]byte) error {
-	if len(os.Packages) != len(described) {
-		return fmt.Errorf("spec: %d packages, but %d members", len(os.Packages), len(described))
+// record returns a package's record: of the process's memory, else decoded from its piece.
+func (l *layer) record(ctx context.Context, d digest.Digest) (*deb.Record, error) {
+	if r := l.Records.get(d); r != nil {
+		return r, nil
 	}
-	records := make([]*deb.Record, len(described))
-	var g errgroup.Group
-	g.SetLimit(cap(l.Turns))
-	for i, raw := range described {
-		g.Go(func() error {
-			p := os.Packages[i]
-			r, err := deb.DecodeRecord(raw)
-			if err != nil {
-				return fmt.Errorf("package %s %s: %w", p.Name, p.Version, err)
-			}
-			if r.Package != p.Name || r.Version != p.Version || r.Architecture != p.Arch {
-				return fmt.Errorf("package %s %s (%s): the file says that it is %s %s (%s): the mirror's index is wrong about %s",
-					p.Name, p.Version, p.Arch, r.Package, r.Version, r.Architecture, p.SHA256)
-			}
-			records[i] = r
-			return nil
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	if err := l.overwrite(ctx, records); err != nil {
-		return err
-	}
-	for _, r := range records {
-		l.owned = append(l.owned, compose.Owned{Owner: r.Package + " " + r.Version, Inventory: r.Inventory})
-	}
-	database, err := deb.Database(records, os.Arch)
+	raw, err := l.piece(ctx, d, deb.MaxRecord)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	l.made = append(deb.MergedUsr(os.Suite, os.Arch, records), database...)
-	return nil
+	r, err := deb.DecodeRecord(raw)
+	if err != nil {
+		return nil, err
+	}
+	l.Records.put(d, r)
+	return r, nil
 }
 
-// compose makes the head and computes the layer's digests.
-func (l *layer) compose(ctx context.Context) (compose.Layer, error) {
+// compose makes the head, once described has filled in what it depends on, and computes the layer's digests.
+func (l *layer) compose(ctx context.Context, described func() error) (compose.Layer, error) {
+	if err := l.Turns.take(ctx); err != nil {
+		return compose.Layer{}, err
+	}
+	defer l.Turns.give()
+	if err := described(); err != nil {
+		return compose.Layer{}, err
+	}
 	if err := compose.CheckUnique(l.made, l.owned); err != nil {
 		return compose.Layer{}, err
 	}

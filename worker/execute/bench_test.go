@@ -60,7 +60,7 @@ func BenchmarkAssemble(b *testing.B) {
 				b.Fatal(err)
 			}
 			warm := bench.env
-			bench.env = &execute.Env{Store: warm.Store, Mirror: warm.Mirror, Turns: warm.Turns, Indexes: warm.Indexes, Cache: c}
+			bench.env = &execute.Env{Store: warm.Store, Mirror: warm.Mirror, Turns: warm.Turns, Indexes: warm.Indexes, Records: execute.NewRecords(), Cache: c}
 			b.StartTimer()
 			bench.must(farm.KindAssemble, spec, &l, members...)
 			b.StopTimer()

@@ -90,6 +90,7 @@ func (j *job) convert(ctx context.Context, spec plan.ConvertSpec) (plan.Member, 
 	if err != nil {
 		return plan.Member{}, err
 	}
+	j.Records.put(out.Inventory, result.Record)
 	j.say("%s %s: %s unpacked to %s, %d files", p.Name, p.Version, size(p.Size), size(out.TarSize), len(result.Record.Inventory.Paths))
 	return out, nil
 }

@@ -33,6 +33,7 @@ type Env struct {
 	Cache   *cache.Cache
 	Turns   Turns
 	Indexes *Indexes
+	Records *Records
 }
 
 // Store is the part of an image store that executors use.

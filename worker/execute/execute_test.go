@@ -67,7 +67,7 @@ func newBench(t testing.TB, store testStore) *bench {
 	w := world{files: map[string]func() io.ReadCloser{}}
 	b := &bench{t: t, store: store, dir: dir, world: w}
 	b.env = &execute.Env{
-		Store: counted{store, &b.commits}, Mirror: w, Cache: c, Turns: execute.NewTurns(0), Indexes: execute.NewIndexes(),
+		Store: counted{store, &b.commits}, Mirror: w, Cache: c, Turns: execute.NewTurns(0), Indexes: execute.NewIndexes(), Records: execute.NewRecords(),
 	}
 	return b
 }
@@ -308,6 +308,19 @@ func (b *bench) specOf(packages ...debtest.Package) (plan.AssembleSpec, []any) {
 		spec.OS.Packages, members = append(spec.OS.Packages, c.Package), append(members, m)
 	}
 	return spec, members
+}
+
+// What a package says of itself counts, not what an index said.
+func TestIndexWasWrong(t *testing.T) {
+	b := newBench(t, newStore(t))
+	spec, members := b.specOf(libhello)
+	b.commits.Store(0)
+	spec.OS.Packages[0].Version = "1.0-2"
+	err := b.run(farm.KindAssemble, spec, nil, members...)
+	if err == nil || !strings.Contains(err.Error(), "package libhello 1.0-2 (amd64): the file says that it is libhello 1.0-1 (amd64)") {
+		t.Errorf("err = %v", err)
+	}
+	b.nothingStored()
 }
 
 func TestConvertRefuses(t *testing.T) {
