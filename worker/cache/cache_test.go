@@ -64,6 +64,9 @@ func TestRoundTrip(t *testing.T) {
 	const block = 256 << 10
 	for _, size := range []int{0, 1, 100, block - 1, block, block + 1, 3 * block, 64*block + 17, 70 * block} {
 		for _, step := range []int{1000, block, 5*block + 3} {
+			if size > 4*block && step != block {
+				continue
+			}
 			t.Run(fmt.Sprint(size, "/", step), func(t *testing.T) {
 				data, _ := content(uint64(size+step), size)
 				d := stream(t, c, data, step)
