@@ -12,7 +12,9 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
+	"reflect"
 	"strings"
 
 	"bakefarm/imagestore"
@@ -41,7 +43,7 @@ var errReference = errors.New("no reference of a registry's image")
 func Push(ctx context.Context, store imagestore.Reader, manifest digest.Digest, target string, o Options) (err error) {
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("push %s to %s: %w", manifest, target, err)
+			err = fmt.Errorf("push %s to %s: %w", manifest, target, withoutQuery(err))
 		}
 	}()
 	named, err := reference.ParseNormalizedNamed(target)
@@ -52,13 +54,6 @@ func Push(ctx context.Context, store imagestore.Reader, manifest digest.Digest, 
 	if err != nil {
 		return fmt.Errorf("%w: %w", errReference, err)
 	}
-	// The library's cache of where blobs were seen wants a directory; ours lives as long as the copy.
-	cache, err := os.MkdirTemp("", "bakefarm-push-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(cache)
-
 	// What is published is what the farm has made: there is no signature of somebody else to ask for.
 	policy, err := signature.NewPolicyContext(&signature.Policy{Default: []signature.PolicyRequirement{signature.NewPRInsecureAcceptAnything()}})
 	if err != nil {
@@ -66,20 +61,44 @@ func Push(ctx context.Context, store imagestore.Reader, manifest digest.Digest, 
 	}
 	defer policy.Destroy()
 	_, err = copy.Image(ctx, policy, destination, source{store: store, manifest: manifest}, &copy.Options{
-		DestinationCtx:     o.system(reference.Domain(named), cache),
-		SourceCtx:          &types.SystemContext{BlobInfoCacheDir: cache},
+		DestinationCtx:     o.system(reference.Domain(named)),
 		PreserveDigests:    true,
 		ImageListSelection: copy.CopyAllImages,
 	})
 	return err
 }
 
+// bareError is an error with another text.
+type bareError struct {
+	text string
+	err  error
+}
+
+func (e bareError) Error() string { return e.text }
+func (e bareError) Unwrap() error { return e.err }
+
+// withoutQuery leaves the query of a failed request's URL out of an error's text: registries put sessions and signatures
+// there, which are long and nobody's business.
+func withoutQuery(err error) error {
+	var failed *url.Error
+	if !errors.As(err, &failed) {
+		return err
+	}
+	if bare, _, found := strings.Cut(failed.URL, "?"); found {
+		return bareError{strings.ReplaceAll(err.Error(), failed.URL, bare), err}
+	}
+	return err
+}
+
 // system translates the options for one registry.
-func (o Options) system(registry, cache string) *types.SystemContext {
+func (o Options) system(registry string) *types.SystemContext {
 	s := &types.SystemContext{
-		AuthFilePath: o.AuthFile, BlobInfoCacheDir: cache, DockerRegistryUserAgent: "bakefarm",
+		AuthFilePath: o.AuthFile, DockerRegistryUserAgent: "bakefarm",
 		// The name stands in the recipe in full: no alias or mirror of this machine may change it.
 		SystemRegistriesConfPath: os.DevNull, SystemRegistriesConfDirPath: os.DevNull,
+		// The library would keep an SQLite database of where it saw which blob, through cgo. Where there can be no
+		// directory it remembers in memory: enough for the one registry of one push.
+		BlobInfoCacheDir: os.DevNull,
 	}
 	if o.insecure(registry) {
 		s.DockerInsecureSkipTLSVerify = types.OptionalBoolTrue
@@ -107,14 +126,12 @@ func (o Options) insecure(registry string) bool {
 // image that the store does not have or that the registry refuses.
 func Final(err error) bool {
 	var unauthorized docker.ErrUnauthorizedForCredentials
-	var status docker.UnexpectedHTTPStatusError
+	var rejected types.ManifestTypeRejectedError
 	switch {
-	case errors.Is(err, errReference), errors.Is(err, imagestore.ErrNotFound), errors.As(err, &unauthorized):
+	case errors.Is(err, errReference), errors.Is(err, errNoManifest), errors.Is(err, imagestore.ErrNotFound), errors.As(err, &unauthorized), errors.As(err, &rejected):
 		return true
-	case errors.As(err, &status):
-		return final(status.StatusCode)
 	}
-	return refused(err)
+	return final(status(err))
 }
 
 // final reports whether an HTTP status says that the request itself is wrong.
@@ -122,16 +139,42 @@ func final(status int) bool {
 	return status >= 400 && status < 500 && status != http.StatusRequestTimeout && status != http.StatusTooManyRequests
 }
 
-// refused looks through everything that err wraps for a registry's own error codes.
-func refused(err error) bool {
-	var many errcode.Errors
-	if errors.As(err, &many) {
-		for _, e := range many {
-			if refused(e) {
-				return true
+// status finds the HTTP status that is behind an error; 0 when a registry did not answer.
+func status(err error) int {
+	switch e := err.(type) {
+	case nil:
+		return 0
+	case errcode.Errors: // of a registry's body: the first is what it is about
+		if len(e) == 0 {
+			return 0
+		}
+		return status(e[0])
+	case errcode.ErrorCoder:
+		return e.ErrorCode().Descriptor().HTTPStatusCode
+	case interface{ Unwrap() error }:
+		if code := statusField(err); code != 0 {
+			return code
+		}
+		return status(e.Unwrap())
+	case interface{ Unwrap() []error }:
+		for _, wrapped := range e.Unwrap() {
+			if code := status(wrapped); code != 0 {
+				return code
 			}
 		}
 	}
-	var coder errcode.ErrorCoder
-	return errors.As(err, &coder) && final(coder.ErrorCode().Descriptor().HTTPStatusCode)
+	return statusField(err)
+}
+
+// statusField reads the field StatusCode, which the library's errors about answers of registries have. Some of their types
+// are its own: that of a 4xx answer whose body is not a registry's, as proxies write it.
+func statusField(err error) int {
+	v := reflect.Indirect(reflect.ValueOf(err))
+	if v.Kind() != reflect.Struct {
+		return 0
+	}
+	if f := v.FieldByName("StatusCode"); f.IsValid() && f.CanInt() {
+		return int(f.Int())
+	}
+	return 0
 }

@@ -2,7 +2,6 @@ package remote
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,16 +10,15 @@ import (
 
 	"github.com/containers/image/v5/docker/reference"
 	"github.com/containers/image/v5/image"
+	"github.com/containers/image/v5/manifest"
 	"github.com/containers/image/v5/types"
 	"github.com/opencontainers/go-digest"
-	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// maxManifest is the size in bytes that registries and clients accept.
-const maxManifest = 4 << 20
-
-// errReadOnly: the store is written by workers alone.
-var errReadOnly = errors.New("the farm's store is read only here")
+var (
+	errReadOnly   = errors.New("the farm's store is read only here") // it is written by workers alone
+	errNoManifest = errors.New("is no image's manifest or index")
+)
 
 // source is an image of our store as containers/image sees one: reference and ImageSource in one, since neither has any
 // state of its own.
@@ -75,20 +73,15 @@ func (s source) GetManifest(ctx context.Context, instance *digest.Digest) ([]byt
 	if instance != nil {
 		d = *instance
 	}
-	raw, err := imagestore.ReadAll(ctx, s.store, d, maxManifest)
+	raw, err := imagestore.ReadAll(ctx, s.store, d, imagestore.MaxManifest)
 	if err != nil {
 		return nil, "", err
 	}
-	var head struct {
-		MediaType string `json:"mediaType"`
+	mediaType := manifest.GuessMIMEType(raw) // the one that it carries: the image specification lets old ones leave it out
+	if mediaType == "" {
+		return nil, "", fmt.Errorf("%s %w", d, errNoManifest)
 	}
-	if err := json.Unmarshal(raw, &head); err != nil {
-		return nil, "", fmt.Errorf("manifest %s: %w", d, err)
-	}
-	if head.MediaType == "" {
-		head.MediaType = v1.MediaTypeImageManifest // image-spec: only indexes and manifests before 1.0 leave it out
-	}
-	return raw, head.MediaType, nil
+	return raw, mediaType, nil
 }
 
 // GetBlob streams a blob out of the store, every piece verified.
