@@ -82,6 +82,7 @@ func BenchmarkCached(b *testing.B) {
 	for name, text := range map[string]string{"scratch": scratchRecipe, "debian": debianRecipe} {
 		b.Run(name, func(b *testing.B) {
 			f := newFarm(b)
+			f.onS3()
 			f.start(func(c *coordinator.Config) { c.MaxAge = time.Hour })
 			f.worker("w").start()
 			f.done(f.submit(f.request(text, map[string]string{"server": "one"})).ID)
@@ -106,6 +107,7 @@ func BenchmarkCached(b *testing.B) {
 // BenchmarkFirstClaim measures the time from submitting a bake to its first shard being granted to a waiting worker.
 func BenchmarkFirstClaim(b *testing.B) {
 	f := newFarm(b)
+	f.onS3()
 	f.start()
 	claimed := make(chan time.Time, 1)
 	f.worker("w", func(w *worker) {
@@ -116,7 +118,6 @@ func BenchmarkFirstClaim(b *testing.B) {
 			return nil
 		}
 	}).start()
-	f.store.commitTakes = 5 * time.Millisecond
 	took := make([]time.Duration, b.N)
 	for i := range b.N {
 		b.StopTimer()

@@ -17,6 +17,7 @@ import (
 // The order of the writes makes it safe to die in between: the output goes into the action cache first and the record
 // says done after that, so that a shard which looks unfinished is at worst run again, to the same output.
 func (c *Coordinator) report(ctx context.Context, req bus.ReportRequest) (bus.ReportReply, error) {
+	req.Took = max(req.Took, 0)
 	rec, refused, err := c.reported(ctx, req)
 	if err != nil || refused != nil {
 		return deref(refused), err
