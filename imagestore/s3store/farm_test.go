@@ -2,6 +2,7 @@ package s3store_test
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -69,27 +70,15 @@ func newS3Farm(t testing.TB, inProcess bool) *s3farm {
 // open opens a store with an index of its own, as another process would.
 func (f *s3farm) open(t testing.TB) *s3store.Store {
 	t.Helper()
-	wire := f.wire
-	if f.through != nil {
-		wire = f.through(wire)
-	}
-	client, b, p, err := s3store.Dial(f.url, wire)
-	if err != nil {
-		t.Fatal(err)
-	}
 	index, err := catalog.Open("", f.ledger, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := s3store.Open(t.Context(), s3store.Config{Client: client, Bucket: b, Prefix: p, Ledger: f.ledger, Locator: index, Writer: t.Name()})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := f.openWith(t, index)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- index.Run(ctx, s.ReadIndex) }()
 	t.Cleanup(func() {
-		s.Close()
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
@@ -98,6 +87,47 @@ func (f *s3farm) open(t testing.TB) *s3store.Store {
 	})
 	return s
 }
+
+// openWith opens a store with an index that somebody else keeps.
+func (f *s3farm) openWith(t testing.TB, index imagestore.Locator) *s3store.Store {
+	t.Helper()
+	wire := f.wire
+	if f.through != nil {
+		wire = f.through(wire)
+	}
+	client, b, p, err := s3store.Dial(f.url, wire)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := s3store.Open(t.Context(), s3store.Config{Client: client, Bucket: b, Prefix: p, Ledger: f.ledger, Locator: index, Writer: t.Name()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// index is one that has followed the ledger until now, by way of an undisturbed store.
+func (f *s3farm) index(t testing.TB) imagestore.Locator {
+	t.Helper()
+	index, err := catalog.Open("", f.ledger, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { index.Close() })
+	s := f.openWith(t, index)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- index.Run(ctx, s.ReadIndex) }()
+	err = index.CatchUp(t.Context())
+	cancel()
+	if err := errors.Join(err, <-done); err != nil {
+		t.Fatal(err)
+	}
+	return index
+}
+
+func (f *s3farm) host() string { return f.client.EndpointURL().Host }
 
 func (f *s3farm) objects(t testing.TB) []string {
 	t.Helper()
@@ -114,10 +144,11 @@ func (f *s3farm) objects(t testing.TB) []string {
 // find returns the object that a piece lies in, by its index.
 func (f *s3farm) find(t testing.TB, d digest.Digest) (name string, e imagestore.Entry) {
 	t.Helper()
+	s := f.openWith(t, nothing{})
 	for _, id := range f.ledger.Keys() {
 		p := *f.ledger.Get(id)
 		name := prefix + "/packs/" + id[10:12] + "/" + id
-		entries, err := f.open(t).ReadIndex(t.Context(), p)
+		entries, err := s.ReadIndex(t.Context(), p)
 		if err != nil {
 			continue
 		}
