@@ -29,11 +29,11 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // recipeText is a recipe that bakes the whole context.
 const recipeText = `apiVersion: bakefarm/v1
 name: shop/checkout
-os: scratch
+os: {scratch: true}
 app:
   - {copy: ., to: /srv/}
 config: {entrypoint: [/srv/app]}
-outputs: [oci: {platforms: [linux/amd64]}]
+outputs: [{oci: {platforms: [linux/amd64]}}]
 `
 
 // service is an API of a farm that a stand-in coordinates.
@@ -89,9 +89,6 @@ func (s *service) coordinate() {
 		if had, _, err := s.Bus.Bakes.Get(ctx, r.ID); err == nil {
 			return had, nil
 		}
-		s.mu.Lock()
-		s.requests = append(s.requests, r)
-		s.mu.Unlock()
 		b := farm.Bake{
 			ID: r.ID, Name: "shop/checkout", File: r.File, Recipe: r.Recipe, Context: r.Context, Set: r.Set, Rebake: r.Rebake,
 			LockOnly: r.LockOnly, State: farm.BakeAccepted, AcceptedAt: time.Now().UTC(),
@@ -99,6 +96,9 @@ func (s *service) coordinate() {
 		if _, err := s.Bus.Bakes.Create(ctx, b.ID, b); err != nil {
 			return s.getBake(ctx, b.ID)
 		}
+		s.mu.Lock()
+		s.requests = append(s.requests, r)
+		s.mu.Unlock()
 		return b, s.Bus.PublishEvent(ctx, farm.Event{Type: farm.EventBake, Bake: b.ID, State: b.State})
 	})
 	handle(s.t, s.Bus, bus.CancelBake, func(ctx context.Context, r bus.CancelRequest) (farm.Bake, error) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"bakefarm/bus"
 	"bakefarm/imagestore"
@@ -85,12 +86,16 @@ func asProblem(err error) Problem {
 	switch {
 	case errors.As(err, &mistakes):
 		p.Status = http.StatusUnprocessableEntity
-		p.Detail = fmt.Sprintf("%d things are wrong", len(mistakes))
-		if len(mistakes) == 1 {
-			p.Detail = "one thing is wrong"
+		p.Detail = "one thing is wrong"
+		if len(mistakes) > 1 {
+			p.Detail = fmt.Sprintf("%d things are wrong", len(mistakes))
 		}
 		for _, m := range mistakes {
-			p.Errors = append(p.Errors, ProblemDetail{Message: m.Error(), Location: "body.recipe", Value: m})
+			location := m.File
+			if m.Line > 0 {
+				location = fmt.Sprintf("%s:%d:%d", m.File, m.Line, m.Column)
+			}
+			p.Errors = append(p.Errors, ProblemDetail{Message: strings.TrimPrefix(m.Error(), location+": "), Location: location, Value: m})
 		}
 		return p
 	case errors.As(err, &remote) && remote.Code == busy:

@@ -94,9 +94,14 @@ func (a *API) submitBake(ctx context.Context, in *submitInput) (*submitOutput, e
 	if err := a.upload(ctx, s); err != nil {
 		return nil, err
 	}
+	status := http.StatusCreated
 	if !known {
-		if id, err = a.remember(ctx, in.Key, s); err != nil {
+		var first bool
+		if id, first, err = a.remember(ctx, in.Key, s); err != nil {
 			return nil, err
+		}
+		if !first {
+			status = http.StatusOK
 		}
 	}
 	b, err := bus.Call[bus.SubmitRequest, farm.Bake](ctx, a.Bus, bus.SubmitBake, bus.SubmitRequest{
@@ -105,7 +110,7 @@ func (a *API) submitBake(ctx context.Context, in *submitInput) (*submitOutput, e
 	if err != nil {
 		return nil, err
 	}
-	return showSubmitted(b, http.StatusCreated), nil
+	return showSubmitted(b, status), nil
 }
 
 func showSubmitted(b farm.Bake, status int) *submitOutput {
@@ -218,17 +223,19 @@ func (a *API) submitted(ctx context.Context, key string, s *submission) (id stri
 	return before.Bake, true, nil
 }
 
-// remember makes an ID for the bake and ties it to the key. Of several requests that come at once, one does.
-func (a *API) remember(ctx context.Context, key string, s *submission) (id string, err error) {
+// remember makes an ID for the bake and ties it to the key. Of several requests that come at once, one is first; the others
+// get its ID.
+func (a *API) remember(ctx context.Context, key string, s *submission) (id string, first bool, err error) {
 	id = ulid.Make().String()
 	if key == "" {
-		return id, nil
+		return id, true, nil
 	}
 	_, err = a.Bus.Submissions.Create(ctx, submissionKey(key), farm.Submission{Bake: id, Request: s.digest(), At: time.Now().UTC()})
 	if errors.Is(err, bus.ErrExists) {
 		id, _, err = a.submitted(ctx, key, s)
+		return id, false, err
 	}
-	return id, err
+	return id, true, err
 }
 
 // upload stores the recipe's text and the manifest, if the store has all chunks; else it is a problem that lists those
