@@ -2,6 +2,8 @@ package main
 
 import (
 	"encoding/json"
+	"flag"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +19,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
+
+var update = flag.Bool("update", false, "write what cmp commands of scripts see into the scripts")
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"bakefarm": main})
@@ -34,15 +38,18 @@ func TestMain(m *testing.M) {
 //	exits CODE PROGRAM…            runs a program that must exit with this code
 //	until PATTERN PROGRAM…         runs a program again and again until its stdout has PATTERN
 //	get VAR PATH                   sets $VAR to what stands at PATH (images.0.digest) of the JSON on stdout
+//	contents DIR                   lists the files of the image in an OCI layout
 //	mirror WHAT…                   changes what the mirror serves (see cmdMirror)
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		Setup:               setup,
+		UpdateScripts:       *update,
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"farm": cmdFarm, "start": cmdStart, "said": cmdSaid, "stop": cmdStop, "exits": cmdExits, "until": cmdUntil, "get": cmdGet, "mirror": cmdMirror,
+			"farm": cmdFarm, "start": cmdStart, "said": cmdSaid, "stop": cmdStop, "exits": cmdExits, "until": cmdUntil, "get": cmdGet,
+			"contents": cmdContents, "mirror": cmdMirror,
 		},
 	})
 }
@@ -260,6 +267,16 @@ func cmdGet(ts *testscript.TestScript, neg bool, args []string) {
 		value = string(raw)
 	}
 	ts.Setenv(args[0], value)
+}
+
+func cmdContents(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: contents DIR")
+	}
+	list, err := listLayout(ts.MkAbs(args[0]))
+	ts.Check(err)
+	_, err = io.WriteString(ts.Stdout(), list)
+	ts.Check(err)
 }
 
 // cmdMirror changes what the mirror serves:
