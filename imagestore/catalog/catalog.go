@@ -39,10 +39,11 @@ type Catalog struct {
 	writing sync.Mutex // one change of the packs at a time: in the file and then in memory
 	dead    int64      // entries of deleted packs; guarded by writing
 
-	mu     sync.RWMutex
-	byNum  map[int64]*pack
-	byID   map[string]*pack
-	recent recent
+	mu        sync.RWMutex
+	byNum     map[int64]*pack
+	byID      map[string]*pack
+	announced []*pack // by this process, oldest first
+	recent    recent
 
 	packsSeen, versionsSeen progress
 }
@@ -82,16 +83,8 @@ func (c *Catalog) load(ctx context.Context) (err error) {
 	if c.locate, err = c.db.read.PrepareContext(ctx, locateQuery); err != nil {
 		return err
 	}
-	// Packs that were announced but never seen in the ledger may not have been registered at all.
-	res, err := c.db.write.ExecContext(ctx, "DELETE FROM packs WHERE state = ?", announced)
-	if err != nil {
-		return err
-	}
 	if err := getMeta(ctx, c.db.write, "dead", &c.dead); err != nil {
 		return err
-	}
-	if n, _ := res.RowsAffected(); n > 0 {
-		c.dead += n
 	}
 	return c.loadPacks(ctx)
 }

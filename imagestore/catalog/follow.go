@@ -188,7 +188,9 @@ func (c *Catalog) projectPacks(ctx context.Context, after uint64, read IndexRead
 	return inOrder(ctx, func(ctx context.Context, put func(*change[packChange]) error) error {
 		return c.ledger.Follow(ctx, after, func(pc farm.PackChange) error {
 			ch := &change[packChange]{seq: pc.Seq, value: packChange{id: pc.ID, state: stateOf(pc.Pack)}, ready: already}
-			if pc.Pack != nil && !c.known(pc.ID) {
+			entries, known := c.announcement(pc.ID)
+			ch.value.entries = entries
+			if pc.Pack != nil && !known {
 				select {
 				case slots <- struct{}{}:
 				case <-ctx.Done():
@@ -212,7 +214,7 @@ func (c *Catalog) projectPacks(ctx context.Context, after uint64, read IndexRead
 			todo[i] = ch.value
 		}
 		seq := changes[len(changes)-1].seq
-		if err := c.apply(ctx, &seq, todo); err != nil {
+		if err := c.apply(ctx, seq, todo); err != nil {
 			return err
 		}
 		c.packsSeen.at(seq)
@@ -264,15 +266,8 @@ func (c *Catalog) resetPacks(ctx context.Context) error {
 		return err
 	}
 	defer tx.Rollback()
-	// What was announced by this process stays: it is about to be registered in the new ledger.
-	for _, q := range []string{
-		"DELETE FROM packs WHERE state != 0",
-		"DELETE FROM entries WHERE pack NOT IN (SELECT num FROM packs)",
-		"DELETE FROM meta WHERE key = 'dead'",
-	} {
-		if _, err := tx.ExecContext(ctx, q); err != nil {
-			return err
-		}
+	if _, err := tx.ExecContext(ctx, "DELETE FROM packs; DELETE FROM entries; DELETE FROM meta WHERE key = 'dead'"); err != nil {
+		return err
 	}
 	if err := tx.Commit(); err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -13,7 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// The states of a pack in this projection. announced: by Add, not (yet) seen in the ledger.
+// The states of a pack in this projection. announced: by Add, not (yet) seen in the ledger; never in the file.
 const (
 	announced int32 = iota
 	live
@@ -22,11 +23,19 @@ const (
 )
 
 type pack struct {
+	id    string
+	state atomic.Int32
+
+	// Set once it is in the file.
 	num     int64
-	id      string
 	entries int
-	state   atomic.Int32
+
+	announced []imagestore.Entry // until then, if this process has written it
 }
+
+// maxAnnounced is how many packs of this process are remembered until the ledger's change has come back. Of others the
+// index is read from the store, like that of anybody's pack.
+const maxAnnounced = 1024
 
 // place is a Location without its strings.
 type place struct {
@@ -91,6 +100,24 @@ func (r *recent) add(sum imagestore.Sum, p place) {
 		r.young = make(map[imagestore.Sum]place)
 	}
 	r.young[sum] = p
+}
+
+// addAll adds the entries of a pack, as far as a generation takes them.
+func (r *recent) addAll(p *pack, entries []imagestore.Entry) error {
+	for _, e := range entries[:min(len(entries), generation)] {
+		sum, err := imagestore.ParseDigest(e.Digest)
+		if err != nil {
+			return err
+		}
+		at := place{pack: p, offset: e.Offset, length: e.Length, composite: e.Piece != ""}
+		if at.composite {
+			if at.piece, err = imagestore.ParseDigest(e.Piece); err != nil {
+				return err
+			}
+		}
+		r.add(sum, at)
+	}
+	return nil
 }
 
 func (r *recent) clear() {
@@ -176,12 +203,25 @@ func (c *Catalog) query(ctx context.Context, sums []byte, n int) ([]place, error
 	return best, rows.Err()
 }
 
-// Add remembers the entries of a pack that is about to be registered: see imagestore.Locator.
+// Add remembers the entries of a pack that is about to be registered: see imagestore.Locator. They come into the file with
+// the ledger's change; until then a piece may be forgotten (recent is bounded), and is found again after CatchUp.
 func (c *Catalog) Add(ctx context.Context, p farm.Pack, entries []imagestore.Entry) error {
-	if err := c.apply(ctx, nil, []packChange{{id: p.ID, state: announced, entries: entries}}); err != nil {
-		return fmt.Errorf("add pack %s to the catalog: %w", p.ID, err)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.byID[p.ID] != nil {
+		return nil
 	}
-	return nil
+	added := &pack{id: p.ID, announced: entries}
+	added.state.Store(announced)
+	c.byID[p.ID] = added
+	c.announced = append(c.announced, added)
+	if len(c.announced) > maxAnnounced {
+		if oldest := c.announced[0]; oldest.num == 0 && c.byID[oldest.id] == oldest {
+			delete(c.byID, oldest.id)
+		}
+		c.announced = slices.Delete(c.announced, 0, 1)
+	}
+	return c.recent.addAll(added, entries)
 }
 
 // Registered says that the ledger has taken the pack: see imagestore.Locator. The file learns it from the ledger.
@@ -194,22 +234,25 @@ func (c *Catalog) Registered(ctx context.Context, id string) error {
 	return nil
 }
 
-func (c *Catalog) known(id string) bool {
+// announcement finds a pack that is in the file, or was announced by this process: then with its entries.
+func (c *Catalog) announcement(id string) (entries []imagestore.Entry, known bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	return c.byID[id] != nil
+	if p := c.byID[id]; p != nil {
+		return p.announced, true
+	}
+	return nil, false
 }
 
-// packChange is what happens to a pack: it is announced or changes its state; its entries count if it is new.
+// packChange is what the ledger says of a pack. Its entries count if it is not in the file yet.
 type packChange struct {
 	id      string
 	state   int32
 	entries []imagestore.Entry
 }
 
-// apply makes the changes, first in the file and then in memory. seen is the ledger's sequence after them, if they are
-// the ledger's.
-func (c *Catalog) apply(ctx context.Context, seen *uint64, changes []packChange) error {
+// apply makes the changes, first in the file and then in memory. seen is the ledger's sequence after them.
+func (c *Catalog) apply(ctx context.Context, seen uint64, changes []packChange) error {
 	c.writing.Lock()
 	defer c.writing.Unlock()
 	tx, err := c.db.write.BeginTx(ctx, nil)
@@ -218,40 +261,46 @@ func (c *Catalog) apply(ctx context.Context, seen *uint64, changes []packChange)
 	}
 	defer tx.Rollback()
 	var (
-		fresh = map[string]*pack{}
+		filed = map[string]*pack{} // new in the file; nil: not any more
 		after []func()
 		dead  = c.dead
 	)
 	find := func(id string) *pack {
-		if p := fresh[id]; p != nil {
+		if p, ok := filed[id]; ok {
 			return p
 		}
 		c.mu.RLock()
 		defer c.mu.RUnlock()
-		return c.byID[id]
+		if p := c.byID[id]; p != nil && p.num != 0 {
+			return p
+		}
+		return nil
 	}
 	for _, ch := range changes {
 		p := find(ch.id)
 		switch {
 		case p == nil && ch.state == gone:
+			after = append(after, func() { c.forget(ch.id) })
 		case p == nil:
-			if p, err = insertPack(ctx, tx, ch); err != nil {
+			num, err := insertPack(ctx, tx, ch)
+			if err != nil {
 				return err
 			}
-			fresh[ch.id] = p
-			after = append(after, func() { c.remember(p, ch.entries) })
+			p = &pack{id: ch.id, num: num, entries: len(ch.entries)}
+			filed[ch.id] = p
+			after = append(after, func() { c.remember(p, ch) })
 		case ch.state == gone:
 			if _, err := tx.ExecContext(ctx, "DELETE FROM packs WHERE num = ?", p.num); err != nil {
 				return err
 			}
 			dead += int64(p.entries)
-			delete(fresh, ch.id)
-			after = append(after, func() { c.forget(p) })
-		case ch.state != announced:
+			filed[ch.id] = nil
+			after = append(after, func() { c.forget(ch.id) })
+		default:
 			if _, err := tx.ExecContext(ctx, "UPDATE packs SET state = ? WHERE num = ?", ch.state, p.num); err != nil {
 				return err
 			}
-			after = append(after, func() { p.state.Store(ch.state) })
+			after = append(after, func() { c.setState(ch.id, ch.state) })
 		}
 	}
 	if dead > sweepAt {
@@ -265,10 +314,8 @@ func (c *Catalog) apply(ctx context.Context, seen *uint64, changes []packChange)
 			return err
 		}
 	}
-	if seen != nil {
-		if err := setMeta(ctx, tx, "packs.seq", *seen); err != nil {
-			return err
-		}
+	if err := setMeta(ctx, tx, "packs.seq", seen); err != nil {
+		return err
 	}
 	if err := tx.Commit(); err != nil {
 		return err
@@ -281,67 +328,73 @@ func (c *Catalog) apply(ctx context.Context, seen *uint64, changes []packChange)
 }
 
 // sweepAt is how many entries of deleted packs are borne before they are swept, which reads the whole table.
-const sweepAt = 100_000
+var sweepAt int64 = 100_000
 
-func insertPack(ctx context.Context, tx *sql.Tx, ch packChange) (*pack, error) {
+func insertPack(ctx context.Context, tx *sql.Tx, ch packChange) (num int64, err error) {
 	res, err := tx.ExecContext(ctx, "INSERT INTO packs (id, state, entries) VALUES (?, ?, ?)", ch.id, ch.state, len(ch.entries))
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
-	p := &pack{id: ch.id, entries: len(ch.entries)}
-	p.state.Store(ch.state)
-	if p.num, err = res.LastInsertId(); err != nil {
-		return nil, err
+	if num, err = res.LastInsertId(); err != nil {
+		return 0, err
 	}
 	insert, err := tx.PrepareContext(ctx, "INSERT OR IGNORE INTO entries (digest, composite, pack, offset, length, piece) VALUES (?, ?, ?, ?, ?, ?)")
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
 	defer insert.Close()
 	for _, e := range ch.entries {
 		sum, err := imagestore.ParseDigest(e.Digest)
 		if err != nil {
-			return nil, err
+			return 0, err
 		}
 		var piece []byte
 		if e.Piece != "" {
 			s, err := imagestore.ParseDigest(e.Piece)
 			if err != nil {
-				return nil, err
+				return 0, err
 			}
 			piece = s[:]
 		}
-		if _, err := insert.ExecContext(ctx, sum[:], e.Piece != "", p.num, e.Offset, e.Length, piece); err != nil {
-			return nil, err
+		if _, err := insert.ExecContext(ctx, sum[:], e.Piece != "", num, e.Offset, e.Length, piece); err != nil {
+			return 0, err
 		}
 	}
-	return p, nil
+	return num, nil
 }
 
-// remember takes a new pack into memory, and its entries as the most recent ones.
-func (c *Catalog) remember(p *pack, entries []imagestore.Entry) {
-	c.mu.Lock()
-	c.byNum[p.num], c.byID[p.id] = p, p
-	c.mu.Unlock()
-	for _, e := range entries[:min(len(entries), generation)] {
-		sum, err := imagestore.ParseDigest(e.Digest)
-		if err != nil {
-			continue // insertPack has parsed it
-		}
-		at := place{pack: p, offset: e.Offset, length: e.Length, composite: e.Piece != ""}
-		if at.composite {
-			at.piece, _ = imagestore.ParseDigest(e.Piece)
-		}
-		c.recent.add(sum, at)
-	}
-}
-
-func (c *Catalog) forget(p *pack) {
-	p.state.Store(gone)
+// remember takes a pack that is new in the file into memory, and its entries as the most recent ones. If it was announced,
+// the places of its entries are known, and go on by the same pack.
+func (c *Catalog) remember(p *pack, ch packChange) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.byNum, p.num)
-	delete(c.byID, p.id)
+	p.state.Store(ch.state)
+	if known := c.byID[p.id]; known != nil {
+		known.num, known.entries, known.announced = p.num, p.entries, nil
+		known.state.Store(ch.state)
+		c.byNum[p.num] = known
+		return
+	}
+	c.byNum[p.num], c.byID[p.id] = p, p
+	_ = c.recent.addAll(p, ch.entries) // insertPack has parsed them
+}
+
+func (c *Catalog) setState(id string, state int32) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if p := c.byID[id]; p != nil {
+		p.state.Store(state)
+	}
+}
+
+func (c *Catalog) forget(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p := c.byID[id]; p != nil {
+		p.state.Store(gone)
+		delete(c.byNum, p.num)
+		delete(c.byID, id)
+	}
 }
 
 // loadPacks reads the packs' states from the file.
@@ -365,8 +418,13 @@ func (c *Catalog) loadPacks(ctx context.Context) error {
 		return err
 	}
 	c.mu.Lock()
+	defer c.mu.Unlock()
+	for id, p := range c.byID {
+		if p.num == 0 && byID[id] == nil {
+			byID[id] = p // announced: about to be registered
+		}
+	}
 	c.byNum, c.byID = byNum, byID
-	c.mu.Unlock()
 	c.recent.clear()
 	return nil
 }
