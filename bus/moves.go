@@ -29,6 +29,9 @@ func (b *Bus) AppendMove(ctx context.Context, m farm.ChannelMove) error {
 		if err != nil {
 			return err
 		}
+		if sameMove(last, m) {
+			return nil
+		}
 		if last.Move >= m.Move {
 			return b.knownMove(ctx, what, m)
 		}
@@ -63,11 +66,16 @@ func (b *Bus) knownMove(ctx context.Context, what string, m farm.ChannelMove) er
 		return err
 	}
 	for _, have := range moves {
-		if have.Move == m.Move && have.Action == m.Action && have.From == m.From && have.To == m.To && have.By == m.By && have.At.Equal(m.At) {
+		if sameMove(have, m) {
 			return nil
 		}
 	}
 	return fmt.Errorf("%s: move %d is there already: %w", what, m.Move, ErrConflict)
+}
+
+// sameMove reports whether two entries of a channel's history are the same.
+func sameMove(a, b farm.ChannelMove) bool {
+	return a.Move == b.Move && a.Action == b.Action && a.From == b.From && a.To == b.To && a.By == b.By && a.At.Equal(b.At)
 }
 
 // MaxMoves is the most that Moves returns.

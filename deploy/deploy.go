@@ -70,24 +70,40 @@ func (d *Deploy) Run(ctx context.Context) error {
 		return err
 	}
 	defer stopRollback()
-	if err := d.mend(ctx); err != nil {
-		return err
-	}
-	return d.publisher.run(ctx)
+	return d.publisher.run(ctx, d.mend)
 }
 
-// mend appends the history entries that a process which died owed.
+// mend makes up for what a process that died owed: the history's entry of a channel's latest move, and the publications of
+// the version that it points to.
 func (d *Deploy) mend(ctx context.Context) error {
 	channels, err := d.Bus.Channels.List(ctx, "")
 	if err != nil {
 		return err
 	}
 	for _, c := range channels {
-		if err := d.Bus.AppendMove(ctx, c.LastMove()); err != nil && !errors.Is(err, bus.ErrConflict) { // moved on meanwhile
+		if err := d.append(ctx, c); err != nil {
 			return err
+		}
+		switch v, _, err := d.Bus.Versions.Get(ctx, c.Name+"@"+c.Version); {
+		case errors.Is(err, bus.ErrNotFound):
+		case err != nil:
+			return err
+		default:
+			if err := d.publisher.owe(ctx, c, v); err != nil {
+				d.Log.Error("what a channel points to is not published", "name", c.Name, "channel", c.Channel, "error", err)
+			}
 		}
 	}
 	return nil
+}
+
+// append adds a channel's latest move to its history, unless that has it already.
+func (d *Deploy) append(ctx context.Context, c farm.Channel) error {
+	err := d.Bus.AppendMove(ctx, c.LastMove())
+	if errors.Is(err, bus.ErrConflict) {
+		return nil // the channel has moved on so far that the entry is out of sight: who moved it has appended this one first
+	}
+	return err
 }
 
 func (d *Deploy) promote(ctx context.Context, r bus.PromoteRequest) (farm.Channel, error) {
@@ -98,36 +114,24 @@ func (d *Deploy) promote(ctx context.Context, r bus.PromoteRequest) (farm.Channe
 	if err != nil {
 		return farm.Channel{}, err
 	}
-	c, err := d.move(ctx, r.Name, r.Channel, func(c farm.Channel) (farm.Channel, error) {
-		if r.Expect != nil && *r.Expect != c.Move {
-			return c, fmt.Errorf("channel %s of %s is at move %d (%s, by %s), not %d: %w", r.Channel, r.Name, c.Move, c.Version, c.By, *r.Expect, bus.ErrConflict)
-		}
-		if c.Version == version.Version {
-			return c, nil
-		}
-		return promote(c, version.Version, r.By, d.Now()), nil
+	return d.move(ctx, r.Name, r.Channel, r.By, func(c farm.Channel) (farm.Channel, farm.Version, error) {
+		next, err := promote(c, version.Version, r.By, r.Expect, d.Now())
+		return next, version, err
 	})
-	if err != nil {
-		return farm.Channel{}, err
-	}
-	return c, d.publisher.publish(ctx, c, version)
 }
 
 func (d *Deploy) rollback(ctx context.Context, r bus.RollbackRequest) (farm.Channel, error) {
-	c, err := d.move(ctx, r.Name, r.Channel, func(c farm.Channel) (farm.Channel, error) {
+	return d.move(ctx, r.Name, r.Channel, r.By, func(c farm.Channel) (farm.Channel, farm.Version, error) {
 		if c.Move == 0 {
-			return c, fmt.Errorf("%s has no channel %s: %w", r.Name, r.Channel, bus.ErrNotFound)
+			return c, farm.Version{}, fmt.Errorf("%s has no channel %s: %w", r.Name, r.Channel, bus.ErrNotFound)
 		}
-		return rollback(c, r.To, r.By, d.Now())
+		next, err := rollback(c, r.To, r.By, d.Now())
+		if err != nil {
+			return c, farm.Version{}, err
+		}
+		version, _, err := d.Bus.Versions.Get(ctx, r.Name+"@"+next.Version)
+		return next, version, err
 	})
-	if err != nil {
-		return farm.Channel{}, err
-	}
-	version, err := d.version(ctx, r.Name, c.Version)
-	if err != nil {
-		return farm.Channel{}, err
-	}
-	return c, d.publisher.publish(ctx, c, version)
 }
 
 // version finds a version, or the one that another channel of the name points to.
@@ -136,16 +140,21 @@ func (d *Deploy) version(ctx context.Context, name, version string) (farm.Versio
 	if !errors.Is(err, bus.ErrNotFound) {
 		return v, err
 	}
-	if c, _, err := d.Bus.Channels.Get(ctx, name+"@"+version); err == nil {
-		v, _, err = d.Bus.Versions.Get(ctx, name+"@"+c.Version)
+	c, _, err := d.Bus.Channels.Get(ctx, name+"@"+version)
+	if errors.Is(err, bus.ErrNotFound) {
+		return v, fmt.Errorf("%s has no version or channel %s: %w", name, version, bus.ErrNotFound)
+	}
+	if err != nil {
 		return v, err
 	}
-	return v, fmt.Errorf("%s has no version %s: %w", name, version, bus.ErrNotFound)
+	v, _, err = d.Bus.Versions.Get(ctx, name+"@"+c.Version)
+	return v, err
 }
 
-// move changes a channel by compare-and-set and brings its history up to it. A step that returns the channel as it was
-// moves nothing.
-func (d *Deploy) move(ctx context.Context, name, channel string, step func(farm.Channel) (farm.Channel, error)) (farm.Channel, error) {
+// move changes a channel by compare-and-set, brings its history up to it and has the version published that it points to.
+// A step gets the channel as it is, zero but for its names when there is none, and says what it becomes; one that leaves
+// it as it was moves nothing. It may be asked again.
+func (d *Deploy) move(ctx context.Context, name, channel, by string, step func(farm.Channel) (farm.Channel, farm.Version, error)) (farm.Channel, error) {
 	key := name + "@" + channel
 	for {
 		c, revision, err := d.Bus.Channels.Get(ctx, key)
@@ -155,29 +164,42 @@ func (d *Deploy) move(ctx context.Context, name, channel string, step func(farm.
 		case err != nil:
 			return c, err
 		default: // the entry that is owed goes first
-			if err := d.Bus.AppendMove(ctx, c.LastMove()); err != nil && !errors.Is(err, bus.ErrConflict) {
+			if err := d.append(ctx, c); err != nil {
 				return c, err
 			}
 		}
-		next, err := step(c)
-		if err != nil || next.Move == c.Move {
-			return next, err
-		}
-		if revision == 0 {
-			_, err = d.Bus.Channels.Create(ctx, key, next)
-		} else {
-			_, err = d.Bus.Channels.Update(ctx, key, next, revision)
-		}
-		if errors.Is(err, bus.ErrExists) || errors.Is(err, bus.ErrConflict) {
-			continue // somebody was faster: decide again on what they left
-		}
+		next, version, err := step(c)
 		if err != nil {
 			return c, err
 		}
-		err = d.Bus.AppendMove(ctx, next.LastMove())
-		if errors.Is(err, bus.ErrConflict) {
-			err = nil // a later move has appended this entry and its own already
+		references, err := targets(next, version)
+		if err != nil {
+			return c, fmt.Errorf("channel %s was not moved: %w: %w", channel, err, bus.ErrInvalid)
 		}
-		return next, err
+		if next.Move != c.Move {
+			switch err := d.write(ctx, key, next, revision); {
+			case errors.Is(err, bus.ErrExists), errors.Is(err, bus.ErrConflict):
+				continue // somebody was faster: decide again on what they left
+			case err != nil:
+				return c, err
+			}
+			if err := d.append(ctx, next); err != nil {
+				return next, fmt.Errorf("channel %s was moved, but its history was not written: promote it again: %w", channel, err)
+			}
+		}
+		if err := d.publisher.publish(ctx, next, references, by); err != nil {
+			return next, fmt.Errorf("channel %s was moved, but its publication was not recorded: promote it again: %w", channel, err)
+		}
+		return next, nil
 	}
+}
+
+// write is the compare-and-set of a channel's record.
+func (d *Deploy) write(ctx context.Context, key string, c farm.Channel, revision uint64) (err error) {
+	if revision == 0 {
+		_, err = d.Bus.Channels.Create(ctx, key, c)
+	} else {
+		_, err = d.Bus.Channels.Update(ctx, key, c, revision)
+	}
+	return err
 }

@@ -68,6 +68,8 @@ const (
 	PublicationPending = "pending" // to be pushed, or to be tried again
 	PublicationDone    = "done"
 	PublicationFailed  = "failed" // given up: Error says why
+	// PublicationSuperseded: the channel moved on before it was pushed, to a version with the same target.
+	PublicationSuperseded = "superseded"
 )
 
 // Worker is a worker's presence: it renews the record, which vanishes when it no longer does.
