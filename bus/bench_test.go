@@ -23,6 +23,9 @@ func BenchmarkUpdate(b *testing.B) {
 	f, ctx := open(b, bus.Config{}), b.Context()
 	s := farm.Shard{ID: "s", Label: strings.Repeat("x", 2000)}
 	rev, err := f.Shards.Create(ctx, "s", s)
+	if err != nil {
+		b.Fatal(err)
+	}
 	for b.Loop() {
 		if rev, err = f.Shards.Update(ctx, "s", s, rev); err != nil {
 			b.Fatal(err)

@@ -12,7 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// ErrStop, returned by the function that follows a bucket or a bake's events, ends the following without an error.
+// ErrStop ends the following of a bucket or of a bake's events without an error, when the function that follows returns it.
 var ErrStop = errors.New("stop")
 
 // reading says what to replay from a stream.

@@ -45,7 +45,7 @@ const (
 	compositeRecord = pieceRecord + 32
 )
 
-// ErrNoPack: the bytes are not the end of a pack that this release can read.
+// ErrNoPack says that the bytes are not the end of a pack that this release can read.
 var ErrNoPack = errors.New("not a pack")
 
 // Footer is the fixed-size end of a pack.

@@ -45,18 +45,6 @@ func find(run []entry, key string) (int, bool) {
 	return slices.BinarySearchFunc(run, key, func(e entry, k string) int { return strings.Compare(e.key, k) })
 }
 
-func (s *keySet) get(key string) (entry, bool) {
-	if len(s.runs) == 0 {
-		return entry{}, false
-	}
-	run := s.runs[s.run(key)]
-	i, ok := find(run, key)
-	if !ok {
-		return entry{}, false
-	}
-	return run[i], true
-}
-
 // set adds key or replaces its stat.
 func (s *keySet) set(key string, stat *objectStat) {
 	if len(s.runs) == 0 {
