@@ -46,7 +46,7 @@ func (j *job) convert(ctx context.Context, spec plan.ConvertSpec) (plan.Member, 
 	}
 	p := spec.Package
 	if p.Size >= worthALine {
-		j.say("fetching %s %s: %s", p.Name, p.Version, size(p.Size))
+		j.say("fetching %s", size(p.Size))
 	}
 	// The turn is taken when the package is here or a good part of it waits: a slow mirror holds up no other work.
 	ahead, err := readAhead(ctx, func(ctx context.Context) (io.ReadCloser, error) {
@@ -91,6 +91,6 @@ func (j *job) convert(ctx context.Context, spec plan.ConvertSpec) (plan.Member, 
 		return plan.Member{}, err
 	}
 	j.Records.put(out.Inventory, result.Record)
-	j.say("%s %s: %s unpacked to %s, %d files", p.Name, p.Version, size(p.Size), size(out.TarSize), len(result.Record.Inventory.Paths))
+	j.say("%s unpacked to %s, %d files", size(p.Size), size(out.TarSize), len(result.Record.Inventory.Paths))
 	return out, nil
 }
