@@ -337,6 +337,23 @@ func TestReady(t *testing.T) {
 	}
 }
 
+// The farm's own trouble is no mistake of the client's, and passes.
+func TestBusAway(t *testing.T) {
+	s := serve(t)
+	if err := s.Bus.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/v1/bakes", "/v1/bakes/01A", "/v1/bakes/01A/events", "/v1/channels", "/v1/workers"} {
+		if a := s.send("GET", path, nil); a.status != 503 || a.header.Get("Retry-After") == "" {
+			t.Errorf("%s: %d %v %s", path, a.status, a.header, a.raw)
+		}
+	}
+	a := s.sendJSON("POST", "/v1/bakes", api.BakeRequest{Recipe: recipeText})
+	if a.status != 503 {
+		t.Errorf("%d %s", a.status, a.raw)
+	}
+}
+
 func TestMetrics(t *testing.T) {
 	s := serve(t)
 	s.bake(farm.Bake{ID: "01A", State: farm.BakeDone})

@@ -69,6 +69,9 @@ func (a *API) problem(ctx context.Context, operation string, err error) error {
 		ready = &problem{Problem: asProblem(err)}
 	}
 	p := *ready
+	if p.Status == http.StatusInternalServerError && a.Bus.Ready() != nil {
+		p.Status = http.StatusServiceUnavailable // whatever it was, it will pass
+	}
 	p.Title = http.StatusText(p.Status)
 	switch {
 	case p.Status == http.StatusServiceUnavailable && p.header == nil:

@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"time"
 
-	"bakefarm/bus"
 	"bakefarm/imagestore"
 )
 
@@ -47,6 +46,11 @@ func refuse(status int, code, format string, args ...any) error {
 	return &refusal{status, code, fmt.Sprintf(format, args...)}
 }
 
+// unavailable is the error of what can't be asked now.
+func unavailable(err error) error {
+	return refuse(http.StatusServiceUnavailable, codeUnavailable, "%s", err)
+}
+
 // fail answers with an error. Nothing has been written of the answer.
 func (g *Registry) fail(w http.ResponseWriter, r *http.Request, err error) {
 	var told *refusal
@@ -54,7 +58,7 @@ func (g *Registry) fail(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.As(err, &told):
 	case errors.Is(err, imagestore.ErrNotFound):
 		told = &refusal{http.StatusNotFound, codeManifestUnknown, err.Error()}
-	case errors.Is(err, bus.ErrNoResponder), r.Context().Err() != nil:
+	case r.Context().Err() != nil:
 		told = &refusal{http.StatusServiceUnavailable, codeUnavailable, err.Error()}
 	default:
 		told = &refusal{http.StatusInternalServerError, codeUnknown, err.Error()}

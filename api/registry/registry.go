@@ -8,6 +8,9 @@
 //	/v2/<name>/blobs/<digest>                   also in ranges
 //	/v2/<name>/referrers/<digest>               none yet
 //
+// What the catalog knows can be pulled by version or digest even while the bus is away. Channels and tags can't: they are
+// read from the bus each time, so that a promotion counts at once.
+//
 // A blob is given out only under a name that has an image with it. Bytes are verified by the store before they are sent;
 // when that fails in the middle of an answer the connection is cut, so that the client sees that something is missing.
 package registry
@@ -155,7 +158,7 @@ func fresh[T any](ctx context.Context, g *Registry, ask func() (T, error), missi
 	ctx, cancel := context.WithTimeout(ctx, catchUpTime)
 	defer cancel()
 	if err := g.Catalog.CatchUpVersions(ctx); err != nil {
-		return v, refuse(http.StatusServiceUnavailable, codeUnavailable, "the catalog can't catch up: %s", err)
+		return v, unavailable(err)
 	}
 	return ask()
 }
@@ -181,14 +184,14 @@ func (g *Registry) resolve(ctx context.Context, repo, ref string) (catalog.Image
 		return g.image(ctx, repo, channel.Version)
 	}
 	if !errors.Is(err, bus.ErrNotFound) {
-		return row, err
+		return row, unavailable(err)
 	}
 	tag, _, err := g.Tags.Get(ctx, repo+"@"+ref)
 	if errors.Is(err, bus.ErrNotFound) {
 		return row, imagestore.ErrNotFound
 	}
 	if err != nil {
-		return row, err
+		return row, unavailable(err)
 	}
 	return g.image(ctx, repo, tag.Digest)
 }
@@ -212,14 +215,14 @@ func (g *Registry) tags(w http.ResponseWriter, r *http.Request, repo string) err
 	}
 	channels, err := g.Channels.List(r.Context(), repo+"@")
 	if err != nil {
-		return err
+		return unavailable(err)
 	}
 	for _, c := range channels {
 		names = append(names, c.Channel)
 	}
 	tags, err := g.Tags.List(r.Context(), repo+"@")
 	if err != nil {
-		return err
+		return unavailable(err)
 	}
 	for key := range tags {
 		names = append(names, strings.TrimPrefix(key, repo+"@"))

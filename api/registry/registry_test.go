@@ -547,3 +547,27 @@ func TestClientGone(t *testing.T) {
 	resp.Body.Close()
 	s.server.Close() // waits for the handler
 }
+
+// Without the bus, what is known can still be pulled; what would have to be asked is not there for now.
+func TestBusAway(t *testing.T) {
+	s := serve(t)
+	s.Channel(t, repo, "prod", s.version.Version)
+	if err := s.Catalog.CatchUpVersions(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Bus.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for path, status := range map[string]int{
+		"/manifests/" + s.version.Version:                  200,
+		"/manifests/" + string(s.version.Images[0].Digest): 200,
+		"/blobs/" + string(digest.FromBytes(s.layers[0])):  200,
+		"/manifests/prod": 503,
+		"/tags/list":      503,
+		"/blobs/" + string(digest.FromString("never heard of")): 503,
+	} {
+		if resp, raw := s.do(t, "GET", "/v2/"+repo+path); resp.StatusCode != status {
+			t.Errorf("%s: %s %.200s, want %d", path, resp.Status, raw, status)
+		}
+	}
+}
