@@ -102,10 +102,11 @@ func (g *graph) prune() {
 	}
 }
 
-// hits counts the shards that need not be run.
+// hits counts the shards that need not be run as things stand: what is there, and what only that would have needed.
 func (g *graph) hits() (n int) {
-	for _, ref := range g.refs {
-		if ref.Source == farm.SourceHit || ref.Source == farm.SourcePruned {
+	seen := visited(g.steps, g.roots, func(i int) bool { return g.refs[i].Source == farm.SourceHit })
+	for i, ref := range g.refs {
+		if !seen[i] || ref.Source == farm.SourceHit {
 			n++
 		}
 	}
