@@ -1,6 +1,7 @@
 package retention
 
 import (
+	"fmt"
 	"path"
 	"strings"
 )
@@ -23,14 +24,14 @@ type Rule struct {
 // Default is the policy of a farm that was given none: the last ten versions of every name, and all of the last 30 days.
 var Default = Policy{Rules: []Rule{{Match: "**", KeepLast: 10, KeepFor: Duration(30 * day)}}}
 
-// ruleFor finds the rule that decides about a name and its number, from 1; nil when none matches.
-func (p Policy) ruleFor(name string) (*Rule, int) {
+// ruleFor finds the rule that decides about a name; none when no rule matches.
+func (p Policy) ruleFor(name string) deciding {
 	for i := range p.Rules {
-		if p.Rules[i].matches(name) {
-			return &p.Rules[i], i + 1
+		if r := &p.Rules[i]; r.matches(name) {
+			return deciding{r, fmt.Sprintf("rule %d (%s)", i+1, r.Match)}
 		}
 	}
-	return nil, 0
+	return deciding{}
 }
 
 func (r *Rule) matches(name string) bool {

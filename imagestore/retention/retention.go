@@ -16,7 +16,9 @@ package retention
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
+	"strconv"
 	"time"
 
 	"bakefarm/farm"
@@ -46,26 +48,25 @@ type Verdict struct {
 // matter.
 func Decide(p Policy, versions []Version, channels []farm.Channel, now time.Time) []Verdict {
 	held := holds(channels)
-	sorted := slices.SortedFunc(slices.Values(versions), newestFirst)
-	verdicts := make([]Verdict, 0, len(sorted))
-	for start := 0; start < len(sorted); {
-		end := start + 1
-		for end < len(sorted) && sorted[end].Name == sorted[start].Name {
-			end++
-		}
-		rule, number := p.ruleFor(sorted[start].Name)
-		for i, v := range sorted[start:end] {
-			reasons := held[id{v.Name, v.Version}]
+	byName := make(map[string][]Version)
+	for _, v := range versions {
+		byName[v.Name] = append(byName[v.Name], v)
+	}
+	verdicts := make([]Verdict, 0, len(versions))
+	for _, name := range slices.Sorted(maps.Keys(byName)) {
+		rule := p.ruleFor(name)
+		slices.SortFunc(byName[name], newestFirst)
+		for i, v := range byName[name] {
 			verdict := Verdict{Name: v.Name, Version: v.Version, Sequence: v.Sequence, CreatedAt: v.CreatedAt, Size: v.Size}
-			reasons = append(reasons[:len(reasons):len(reasons)], rule.keeps(v, i+1, number, now)...)
+			reasons := held[id{v.Name, v.Version}]
+			reasons = append(reasons[:len(reasons):len(reasons)], rule.keeps(v, i+1, now)...)
 			verdict.Keep = len(reasons) > 0
 			if !verdict.Keep {
-				reasons = []string{rule.expires(v, i+1, number, now)}
+				reasons = []string{rule.expires(v, i+1, now)}
 			}
 			verdict.Reasons = reasons
 			verdicts = append(verdicts, verdict)
 		}
-		start = end
 	}
 	return verdicts
 }
@@ -98,33 +99,38 @@ func holds(channels []farm.Channel) map[id][]string {
 }
 
 func newestFirst(a, b Version) int {
-	return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(b.Sequence, a.Sequence),
-		b.CreatedAt.Compare(a.CreatedAt), cmp.Compare(a.Version, b.Version))
+	return cmp.Or(cmp.Compare(b.Sequence, a.Sequence), b.CreatedAt.Compare(a.CreatedAt), cmp.Compare(a.Version, b.Version))
+}
+
+// deciding is the rule that decides about a name, as reasons call it: "rule 1 (shop/*)". Without a rule it is zero.
+type deciding struct {
+	*Rule
+	called string
 }
 
 // keeps lists the reasons for which the rule keeps the version that is the nth newest of its name.
-func (r *Rule) keeps(v Version, nth, number int, now time.Time) []string {
-	if r == nil {
+func (r deciding) keeps(v Version, nth int, now time.Time) []string {
+	if r.Rule == nil {
 		return []string{"no rule matches its name"}
 	}
 	var reasons []string
 	if r.KeepLast > 0 && nth <= r.KeepLast {
-		reasons = append(reasons, fmt.Sprintf("rule %d (%s): number %d of its name, within the last %d", number, r.Match, nth, r.KeepLast))
+		reasons = append(reasons, r.called+": number "+strconv.Itoa(nth)+" of its name, within the last "+strconv.Itoa(r.KeepLast))
 	}
 	if age := now.Sub(v.CreatedAt); r.KeepFor > 0 && age < time.Duration(r.KeepFor) {
-		reasons = append(reasons, fmt.Sprintf("rule %d (%s): baked %s ago, kept for %s", number, r.Match, Duration(max(age, 0)).rough(), r.KeepFor))
+		reasons = append(reasons, r.called+": baked "+Duration(max(age, 0)).rough()+" ago, kept for "+r.KeepFor.String())
 	}
 	return reasons
 }
 
 // expires says why the rule does not keep it.
-func (r *Rule) expires(v Version, nth, number int, now time.Time) string {
-	why := fmt.Sprintf("rule %d (%s):", number, r.Match)
+func (r deciding) expires(v Version, nth int, now time.Time) string {
+	why := r.called + ":"
 	if r.KeepLast > 0 {
-		why += fmt.Sprintf(" number %d of its name, beyond the last %d;", nth, r.KeepLast)
+		why += " number " + strconv.Itoa(nth) + " of its name, beyond the last " + strconv.Itoa(r.KeepLast) + ";"
 	}
 	if r.KeepFor > 0 {
-		why += fmt.Sprintf(" baked %s ago, kept for %s;", Duration(now.Sub(v.CreatedAt)).rough(), r.KeepFor)
+		why += " baked " + Duration(now.Sub(v.CreatedAt)).rough() + " ago, kept for " + r.KeepFor.String() + ";"
 	}
 	return why + " no channel holds it"
 }
