@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -44,17 +45,23 @@ func (l *lines) event(e farm.Event) error {
 		l.told = true
 		fmt.Fprintf(l.w, "sent %s of the context\n", size(n))
 	}
-	if line := describe(e); line != "" {
+	if line := describe(e); line != "" && !chatter(e) {
 		fmt.Fprintln(l.w, line)
 	}
 	return nil
+}
+
+// chatter is what the many small shards of a bake say: it is kept for "bakes logs".
+func chatter(e farm.Event) bool {
+	kind, _, _ := strings.Cut(e.Label, " ")
+	return e.Type == farm.EventLog && (farm.Kind(kind) == farm.KindConvert || farm.Kind(kind) == farm.KindCut)
 }
 
 // describe puts an event into words; empty for one that a reader can do without.
 func describe(e farm.Event) string {
 	switch e.Type {
 	case farm.EventBake:
-		if e.Error != "" {
+		if e.Error != "" && e.Error != string(e.State) {
 			return fmt.Sprintf("%s: %s", e.State, e.Error)
 		}
 		return string(e.State)
@@ -62,6 +69,8 @@ func describe(e farm.Event) string {
 		return fmt.Sprintf("%d of %d shards are known already", e.Done, e.Total)
 	case farm.EventShard:
 		switch {
+		case e.Status == farm.ShardDone && e.Total == 0: // there is no plan yet
+			return fmt.Sprintf("%s (%s)", e.Label, took(e.Took))
 		case e.Status == farm.ShardDone:
 			return fmt.Sprintf("[%d/%d] %s (%s)", e.Done, e.Total, e.Label, took(e.Took))
 		case e.Error != "":
@@ -112,7 +121,7 @@ func (b *bars) event(e farm.Event) error {
 	case farm.EventBake:
 		b.say(string(e.State))
 	}
-	if e.Type == farm.EventLog || e.Error != "" {
+	if e.Type == farm.EventLog && !chatter(e) || e.Error != "" {
 		fmt.Fprintln(b.all, describe(e))
 	}
 	return nil
