@@ -21,7 +21,6 @@ type ahead struct {
 	full   chan struct{} // closed when the buffers are full for the first time, or at the end
 	queue  chan filled   // closed at the end
 	err    error         // of src, once queue is closed; nil at the stream's proper end
-	ended  bool          // Read came to the end of queue
 	now    filled        // what Read is at
 	rest   []byte        // of now
 }
@@ -94,7 +93,6 @@ func (a *ahead) Read(p []byte) (int, error) {
 		}
 		f, ok := <-a.queue
 		if !ok {
-			a.ended = true
 			if a.err != nil {
 				return 0, a.err
 			}
@@ -105,14 +103,6 @@ func (a *ahead) Read(p []byte) (int, error) {
 	n := copy(p, a.rest)
 	a.rest = a.rest[n:]
 	return n, nil
-}
-
-// failed returns the stream's own error if Read has given it out.
-func (a *ahead) failed() error {
-	if !a.ended {
-		return nil
-	}
-	return a.err
 }
 
 // Close stops reading and closes the stream.

@@ -80,8 +80,9 @@ func (j *job) convert(ctx context.Context, spec plan.ConvertSpec) (plan.Member, 
 		return result, record, err
 	}()
 	if err != nil {
-		if cause := ahead.failed(); cause != nil {
-			err = cause // where the archive broke off says nothing
+		// Where the archive broke off says nothing when the mirror broke it off, or sent other bytes: that shows at their end.
+		if _, cause := io.Copy(io.Discard, ahead); cause != nil {
+			err = cause
 		}
 		return plan.Member{}, err
 	}
