@@ -51,7 +51,7 @@ func newBake(cli *cli) *cobra.Command {
 				err = printJSON(cmd.OutOrStdout(), resultOf(bake))
 			} else if detach {
 				_, err = fmt.Fprintln(cmd.OutOrStdout(), bake.ID)
-			} else {
+			} else if bake.State == farm.BakeDone {
 				err = cli.print(cmd, nil, func(w *tabwriter.Writer) { imageTable(w, bake.Images) })
 			}
 			if err != nil {

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"net/http"
+	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -83,4 +86,65 @@ func newMirror(tb testing.TB) *mirrortest.Mirror {
 
 func offered(tb testing.TB, p debtest.Package) mirrortest.Package {
 	return mirrortest.Package{Control: p.ControlText(), Deb: p.Build(tb)}
+}
+
+// door stands before the mirror, and keeps requests waiting on demand.
+type door struct {
+	next http.Handler
+
+	mu    sync.Mutex
+	held  []string      // parts of the paths whose requests wait
+	open  chan struct{} // closed when they may go on
+	asked []string      // all paths so far
+}
+
+func newDoor(tb testing.TB, next http.Handler) (*door, string) {
+	d := &door{next: next, open: make(chan struct{})}
+	server := httptest.NewServer(d)
+	tb.Cleanup(server.Close)
+	return d, server.URL
+}
+
+// hold keeps requests whose path contains part waiting from now on.
+func (d *door) hold(part string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.held = append(d.held, part)
+}
+
+// release lets everything go on.
+func (d *door) release() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	close(d.open)
+	d.held, d.open = nil, make(chan struct{})
+}
+
+// requests counts the requests so far whose path contains part; those that wait too.
+func (d *door) requests(part string) int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := 0
+	for _, path := range d.asked {
+		if strings.Contains(path, part) {
+			n++
+		}
+	}
+	return n
+}
+
+func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	d.mu.Lock()
+	open := d.open
+	d.asked = append(d.asked, r.URL.Path)
+	holds := slices.ContainsFunc(d.held, func(part string) bool { return strings.Contains(r.URL.Path, part) })
+	d.mu.Unlock()
+	if holds {
+		select {
+		case <-open:
+		case <-r.Context().Done():
+			return
+		}
+	}
+	d.next.ServeHTTP(w, r)
 }

@@ -73,7 +73,7 @@ func describe(e farm.Event) string {
 			return fmt.Sprintf("%s (%s)", e.Label, took(e.Took))
 		case e.Status == farm.ShardDone:
 			return fmt.Sprintf("[%d/%d] %s (%s)", e.Done, e.Total, e.Label, took(e.Took))
-		case e.Error != "":
+		case e.Status == farm.ShardFailed: // of attempts that failed before a line of the log tells
 			return fmt.Sprintf("%s: %s: %s", e.Label, e.Status, e.Error)
 		}
 		return ""

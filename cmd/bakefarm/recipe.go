@@ -34,6 +34,9 @@ type written struct {
 
 // read reads and checks a recipe; "-" is standard input. A directory means the bakefarm.yaml in it.
 func (f *recipeFlags) read(cmd *cobra.Command, file string) (*written, error) {
+	if info, err := os.Stat(f.context); f.context != "" && (err != nil || !info.IsDir()) {
+		return nil, usagef("--context %s: is no directory that can be read", f.context)
+	}
 	w := &written{file: file, dir: f.context}
 	var in io.Reader
 	if file == "-" {

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"flag"
 	"io"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -33,11 +35,13 @@ func TestMain(m *testing.M) {
 //	                               BAKEFARM_SERVER at it. $ADDRESS: its host:port; $NATS, $S3: where it listens for others
 //	start NAME PATTERN PROGRAM…    starts a program and waits until it has said PATTERN; $NAME: what the first group matched
 //	[!] said NAME PATTERN          has a started program said PATTERN? Waits for it, unless negated
-//	stop [-SIGNAL] NAME            signals (INT) a started program and waits for its end: within 5 s and with exit code 0,
+//	end [-SIGNAL] NAME             signals (INT) a started program and waits for its end: within 5 s and with exit code 0,
 //	                               unless the signal is KILL
 //	exits CODE PROGRAM…            runs a program that must exit with this code
 //	until PATTERN PROGRAM…         runs a program again and again until its stdout has PATTERN
 //	get VAR PATH                   sets $VAR to what stands at PATH (images.0.digest) of the JSON on stdout
+//	http CODE URL                  asks for a URL until the status is this one; the body becomes stdout
+//	port VAR                       sets $VAR to the address of a free port
 //	contents DIR                   lists the files of the image in an OCI layout
 //	mirror WHAT…                   changes what the mirror serves (see cmdMirror)
 func TestScripts(t *testing.T) {
@@ -48,8 +52,8 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"farm": cmdFarm, "start": cmdStart, "said": cmdSaid, "stop": cmdStop, "exits": cmdExits, "until": cmdUntil, "get": cmdGet,
-			"contents": cmdContents, "mirror": cmdMirror,
+			"farm": cmdFarm, "start": cmdStart, "said": cmdSaid, "end": cmdEnd, "exits": cmdExits, "until": cmdUntil, "get": cmdGet,
+			"contents": cmdContents, "http": cmdHTTP, "port": cmdPort, "mirror": cmdMirror,
 		},
 	})
 }
@@ -61,6 +65,7 @@ const patience = 30 * time.Second
 type world struct {
 	tb        testing.TB
 	mirror    *mirrortest.Mirror
+	door      *door    // before the mirror
 	keys      []string // of the environment
 	processes map[string]*process
 }
@@ -73,8 +78,16 @@ func setup(env *testscript.Env) error {
 	tb := env.T().(testing.TB)
 	w := &world{tb: tb, mirror: newMirror(tb), processes: map[string]*process{}}
 	env.Values[worldKey{}] = w
-	env.Setenv("BAKEFARM_DEBIAN_MIRROR", w.mirror.URL)
+	var address string
+	w.door, address = newDoor(tb, w.mirror)
+	env.Setenv("BAKEFARM_DEBIAN_MIRROR", address)
 	env.Setenv("BAKEFARM_DEBIAN_KEYRING", w.mirror.Keyring)
+	// What this machine's apt is told about mirrors is not meant for the fixture's.
+	apt := filepath.Join(env.WorkDir, ".apt.conf")
+	if err := os.WriteFile(apt, []byte("Dir \"/nowhere\";\n"), 0o644); err != nil {
+		return err
+	}
+	env.Setenv("APT_CONFIG", apt)
 	env.Setenv("BAKEFARM_SERVER", "http://127.0.0.1:1") // nobody is there until a farm is
 	env.Setenv("BAKEFARM_TOKEN", "")
 	env.Setenv("TZ", "")
@@ -184,14 +197,14 @@ func cmdSaid(ts *testscript.TestScript, neg bool, args []string) {
 
 var signals = map[string]syscall.Signal{"INT": syscall.SIGINT, "TERM": syscall.SIGTERM, "KILL": syscall.SIGKILL}
 
-func cmdStop(ts *testscript.TestScript, neg bool, args []string) {
+func cmdEnd(ts *testscript.TestScript, neg bool, args []string) {
 	signal := syscall.SIGINT
 	if len(args) == 2 {
 		signal = signals[strings.TrimPrefix(args[0], "-")]
 		args = args[1:]
 	}
 	if neg || len(args) != 1 || signal == 0 {
-		ts.Fatalf("usage: stop [-INT|-TERM|-KILL] NAME")
+		ts.Fatalf("usage: end [-INT|-TERM|-KILL] NAME")
 	}
 	took, err := started(ts, args[0]).end(signal, 5*time.Second)
 	if signal != syscall.SIGKILL {
@@ -269,6 +282,38 @@ func cmdGet(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv(args[0], value)
 }
 
+func cmdHTTP(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: http CODE URL")
+	}
+	for limit := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		resp, err := http.Get(args[1])
+		ts.Check(err)
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		ts.Check(err)
+		if strconv.Itoa(resp.StatusCode) == args[0] {
+			ts.Logf("%s\n%s", resp.Status, body)
+			_, err := ts.Stdout().Write(body)
+			ts.Check(err)
+			return
+		}
+		if time.Now().After(limit) {
+			ts.Fatalf("%s: %s, want %s:\n%s", args[1], resp.Status, args[0], body)
+		}
+	}
+}
+
+func cmdPort(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: port VAR")
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	ts.Check(l.Close())
+	ts.Setenv(args[0], l.Addr().String())
+}
+
 func cmdContents(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: contents DIR")
@@ -281,12 +326,13 @@ func cmdContents(ts *testscript.TestScript, neg bool, args []string) {
 
 // cmdMirror changes what the mirror serves:
 //
-//	mirror hold PART       answers nothing for paths that contain PART, until healed; a request that has gone stays without answer
+//	mirror hold PART       answers nothing for paths that contain PART
+//	mirror release         until now
 //	mirror flip PART       one byte is another
 //	mirror cut PART        the connection breaks in the middle
 //	mirror missing PART
 //	mirror break-signature | unknown-key | expire
-//	mirror heal
+//	mirror heal            serves everything as it should be
 //	mirror update          publishes a newer tzdata
 //	mirror asked PART      waits until a path that contains PART was asked for
 //	mirror count VAR PART  sets $VAR to how many requests there were for paths that contain PART
@@ -295,11 +341,13 @@ func cmdMirror(ts *testscript.TestScript, neg bool, args []string) {
 	m := w.mirror
 	want := map[string]int{"hold": 2, "flip": 2, "cut": 2, "missing": 2, "asked": 2, "count": 3}
 	if neg || len(args) == 0 || len(args) != max(1, want[args[0]]) {
-		ts.Fatalf("usage: mirror hold|flip|cut|missing|asked PART, mirror count VAR PART, mirror break-signature|unknown-key|expire|update|heal")
+		ts.Fatalf("usage: mirror hold|flip|cut|missing|asked PART, mirror count VAR PART, mirror break-signature|unknown-key|expire|update|heal|release")
 	}
 	switch args[0] {
 	case "hold":
-		m.Serve(args[1], mirrortest.Slow(time.Hour, 0))
+		w.door.hold(args[1])
+	case "release":
+		w.door.release()
 	case "flip":
 		m.Serve(args[1], mirrortest.Flipped())
 	case "cut":
@@ -326,13 +374,13 @@ func cmdMirror(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		m.Publish(mirrortest.Suite, mirrortest.Component, packages...)
 	case "asked":
-		for limit := time.Now().Add(patience); m.Requests(args[1]) == 0; time.Sleep(5 * time.Millisecond) {
+		for limit := time.Now().Add(patience); w.door.requests(args[1]) == 0; time.Sleep(5 * time.Millisecond) {
 			if time.Now().After(limit) {
 				ts.Fatalf("nobody has asked for %s within %v", args[1], patience)
 			}
 		}
 	case "count":
-		ts.Setenv(args[1], strconv.Itoa(m.Requests(args[2])))
+		ts.Setenv(args[1], strconv.Itoa(w.door.requests(args[2])))
 	default:
 		ts.Fatalf("mirror: unknown %s", args[0])
 	}
