@@ -46,6 +46,11 @@ func envOr(key, otherwise string) string {
 	return otherwise
 }
 
+// listOr is the comma-separated list in a variable of the environment.
+func listOr(key string) []string {
+	return strings.FieldsFunc(os.Getenv(key), func(r rune) bool { return r == ',' || r == ' ' })
+}
+
 // dial makes a client of the farm.
 func (c *cli) dial() (*client.Client, error) {
 	farm, err := client.New(c.server, c.token)

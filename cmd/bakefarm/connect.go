@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"bakefarm/bus"
+	"bakefarm/deploy"
 	"bakefarm/imagestore"
 	"bakefarm/imagestore/catalog"
 	"bakefarm/imagestore/faults"
@@ -146,8 +147,9 @@ func (s *settings) startWorkers(p *program, data *dataDir, c *connections, n int
 }
 
 // pusher publishes images of the store to other registries.
-func pusher(store imagestore.Reader) func(context.Context, digest.Digest, string) error {
+func (s *settings) pusher(store imagestore.Reader) deploy.PushFunc {
+	options := remote.Options{AuthFile: os.Getenv("REGISTRY_AUTH_FILE"), Insecure: s.insecure}
 	return func(ctx context.Context, manifest digest.Digest, target string) error {
-		return remote.Push(ctx, store, manifest, target, remote.Options{})
+		return remote.Push(ctx, store, manifest, target, options)
 	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"strings"
 	"text/tabwriter"
 
 	"bakefarm/api"
@@ -29,7 +30,9 @@ func newRetentionPlan(cli *cli) *cobra.Command {
 				if err != nil {
 					return usageError{err}
 				}
-				request.Policy = string(text)
+				if request.Policy = string(text); strings.TrimSpace(request.Policy) == "" {
+					return usagef("policy %s is empty; leave -f out for the farm's own", file)
+				}
 			}
 			farm, err := cli.dial()
 			if err != nil {

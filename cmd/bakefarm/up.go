@@ -29,6 +29,7 @@ type settings struct {
 	s3Listen  string
 	nats      string
 	natsListn string
+	insecure  []string
 	lease     time.Duration
 	maxAge    time.Duration
 	s3Faults  string
@@ -66,6 +67,7 @@ func newUp() *cobra.Command {
 	flags.IntVar(&s.workers, "workers", 2, "workers in this process; 0 when others do the work")
 	flags.StringVar(&s.s3Listen, "s3-listen", "", "loopback address on which the embedded S3 server serves other processes too")
 	flags.StringVar(&s.natsListn, "nats-listen", "", "loopback address on which the embedded NATS server serves other processes too")
+	flags.StringSliceVar(&s.insecure, "insecure-registry", listOr("BAKEFARM_INSECURE_REGISTRIES"), "registries to publish to over http or with any certificate: host[:port] (BAKEFARM_INSECURE_REGISTRIES; loopback ones always are)")
 	flags.DurationVar(&s.lease, "lease", 15*time.Second, "time without a sign of life after which a worker's shard goes to another")
 	flags.DurationVar(&s.maxAge, "max-age", 5*time.Minute, "how old an observation of a Debian mirror may be when a bake uses it")
 	return cmd
@@ -146,7 +148,7 @@ func (s *settings) assemble(p *program, data *dataDir, address net.Addr, front *
 	p.runs("coordinator", coordinator.New(coordinator.Config{
 		Bus: c.bus, Store: c.store, Tags: tags{c.bus.Tags}, Log: log, Lease: s.lease, MaxAge: s.maxAge,
 	}).Run)
-	p.runs("deploy", deploy.New(deploy.Config{Bus: c.bus, Push: pusher(c.store), Final: remote.Final, Log: log}).Run)
+	p.runs("deploy", deploy.New(deploy.Config{Bus: c.bus, Push: s.pusher(c.store), Final: remote.Final, Log: log}).Run)
 	if s.workers > 0 {
 		if err := s.startWorkers(p, data, c, s.workers, log); err != nil {
 			return err
