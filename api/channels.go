@@ -82,7 +82,7 @@ func (a *API) listChannels(ctx context.Context, in *channelsQuery) (*body[[]Chan
 	}
 	channels := make([]Channel, 0, len(records))
 	for _, c := range records {
-		channels = append(channels, Channel{Channel: c})
+		channels = append(channels, newChannel(c))
 	}
 	slices.SortFunc(channels, func(a, b Channel) int {
 		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Channel.Channel, b.Channel.Channel))
@@ -102,6 +102,13 @@ func (a *API) nameChannels(ctx context.Context, in *nameInput) (*body[[]Channel]
 	return list, err
 }
 
+func newChannel(c farm.Channel) Channel {
+	if c.Recent == nil {
+		c.Recent = []string{}
+	}
+	return Channel{Channel: c}
+}
+
 // showChannel adds the history, and the publications of the version that the channel points to.
 func (a *API) showChannel(ctx context.Context, c farm.Channel) (*body[Channel], error) {
 	moves, err := a.Bus.Moves(ctx, c.Name, c.Channel, historyShown)
@@ -112,7 +119,8 @@ func (a *API) showChannel(ctx context.Context, c farm.Channel) (*body[Channel], 
 	if err != nil {
 		return nil, err
 	}
-	shown := Channel{Channel: c, History: moves}
+	shown := newChannel(c)
+	shown.History = moves
 	for _, key := range slices.Sorted(maps.Keys(published)) {
 		shown.Publications = append(shown.Publications, published[key])
 	}

@@ -41,8 +41,9 @@ func (a *API) observe(mux *http.ServeMux, next http.Handler) http.Handler {
 		defer func() {
 			if p := recover(); p != nil {
 				a.measure(r, rec, start)
-				if p == http.ErrAbortHandler { // meant: the client must see that the answer is broken off
-					panic(p)
+				// Meant: the client must see that the answer is broken off. Or the client has gone, which huma panics about.
+				if p == http.ErrAbortHandler || r.Context().Err() != nil {
+					panic(http.ErrAbortHandler)
 				}
 				a.Log.Error("handler panicked", "method", r.Method, "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
 				if rec.status != 0 {

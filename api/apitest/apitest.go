@@ -80,7 +80,7 @@ func New(t testing.TB) *Farm {
 
 // Log is a log that is silent unless BAKEFARM_TEST_LOG is set.
 func Log() *slog.Logger {
-	var w io.Writer = io.Discard
+	w := io.Discard
 	if os.Getenv("BAKEFARM_TEST_LOG") != "" {
 		w = os.Stderr
 	}
