@@ -7,7 +7,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench build fuzz clean lint deps
+.PHONY: help demo test race check bench build fuzz clean lint deps
 
 help: ## list the tasks
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,8 +16,10 @@ demo: build ## bake, run, re-bake and promote a real image on a farm of your own
 	@examples/demo.sh
 
 test: deps ## every test: unit, conformance, end to end (needs root or sudo only to install missing tools)
-	$(GO) vet -tags $(TAGS) ./...
 	$(GO) test -tags $(TAGS) -timeout 9m ./...
+
+race: ## the packages where goroutines meet, under the race detector (needs gcc)
+	CGO_ENABLED=1 $(GO) test -race -tags $(TAGS) -timeout 20m ./api/... ./bus/... ./compose ./coordinator ./deploy ./imagestore/... ./worker/...
 
 check: ## what to run before each commit: format, vet, lint, architecture, unit tests
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "run gofmt -w on:"; echo "$$unformatted"; exit 1; }
