@@ -4,7 +4,7 @@
 set -euo pipefail
 
 declare -A package=(
-  [skopeo]=skopeo [buildah]=buildah [docker-registry]=docker-registry [xz]=xz-utils [dpkg]=dpkg
+  [skopeo]=skopeo [buildah]=buildah [docker-registry]=docker-registry [xz]=xz-utils [dpkg]=dpkg [git]=git
 )
 missing=()
 for program in "${!package[@]}"; do
@@ -21,7 +21,9 @@ echo "installing ${missing[*]}" >&2
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
 # docker-registry's service must not start: the tests run their own.
-printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d.bakefarm && chmod +x /usr/sbin/policy-rc.d.bakefarm
-[ -e /usr/sbin/policy-rc.d ] || { mv /usr/sbin/policy-rc.d.bakefarm /usr/sbin/policy-rc.d; trap 'rm -f /usr/sbin/policy-rc.d' EXIT; }
-rm -f /usr/sbin/policy-rc.d.bakefarm
+if [ ! -e /usr/sbin/policy-rc.d ]; then
+  trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+  printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+  chmod +x /usr/sbin/policy-rc.d
+fi
 apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
