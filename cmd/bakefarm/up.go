@@ -33,6 +33,7 @@ type settings struct {
 	lease     time.Duration
 	maxAge    time.Duration
 	s3Faults  string
+	pprof     string
 	logLevel  string
 	logFormat string
 }
@@ -70,6 +71,10 @@ func newUp() *cobra.Command {
 	flags.StringSliceVar(&s.insecure, "insecure-registry", listOr("BAKEFARM_INSECURE_REGISTRIES"), "registries to publish to over http or with any certificate: host[:port] (BAKEFARM_INSECURE_REGISTRIES; loopback ones always are)")
 	flags.DurationVar(&s.lease, "lease", 15*time.Second, "time without a sign of life after which a worker's shard goes to another")
 	flags.DurationVar(&s.maxAge, "max-age", 5*time.Minute, "how old an observation of a Debian mirror may be when a bake uses it")
+	flags.StringVar(&s.pprof, "pprof", "", "loopback address that serves profiles of this process, for go tool pprof")
+	if err := flags.MarkHidden("pprof"); err != nil {
+		panic(err)
+	}
 	return cmd
 }
 
@@ -103,15 +108,29 @@ func (s *settings) up(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
+	var profiled net.Listener
+	if s.pprof != "" {
+		if profiled, err = bindLoopback(s.pprof, "--pprof"); err != nil {
+			listener.Close()
+			return err
+		}
+	}
 	data, err := openDataDir(s.data)
 	if err != nil {
 		listener.Close()
+		if profiled != nil {
+			profiled.Close()
+		}
 		return err
 	}
 	defer data.Close()
 
 	// The API answers from here on: that the farm is not ready yet, and what it waits for.
 	p := newProgram(ctx, log)
+	if profiled != nil {
+		log.Info("profiles are served", "url", "http://"+profiled.Addr().String()+"/debug/pprof/")
+		p.runs("profiles", func(ctx context.Context) error { return serve(ctx, profiled, profiles()) })
+	}
 	front := &gate{waiting: "the farm is starting"}
 	p.runs("farm", func(ctx context.Context) error {
 		return s.farm(ctx, data, listener.Addr(), front, log, cmd.OutOrStdout())
