@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/http"
 	"os"
@@ -47,6 +48,9 @@ func (s *settings) connect(p *program, data *dataDir, where storage, coordinates
 	}
 	name := processName()
 	b, err := bus.Open(ctx, bus.Config{URL: s.nats, Dir: data.sub("nats"), Listen: s.natsListn, Name: name, Log: log})
+	if errors.Is(err, bus.ErrInUse) {
+		return nil, usageError{err}
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -111,6 +111,7 @@ func refuseBadArgs(cmd *cobra.Command) {
 	cmd.Args = func(c *cobra.Command, args []string) error {
 		if c.HasSubCommands() && len(args) > 0 {
 			message := fmt.Sprintf("unknown command %q", args[0])
+			c.SuggestionsMinimumDistance = 2
 			if near := c.SuggestionsFor(args[0]); len(near) > 0 {
 				message += fmt.Sprintf(": did you mean %s?", strings.Join(near, " or "))
 			}

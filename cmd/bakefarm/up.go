@@ -108,6 +108,14 @@ func (s *settings) up(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
+	if s.natsListn != "" {
+		free, err := bindLoopback(s.natsListn, "--nats-listen") // the server binds it by itself
+		if err != nil {
+			listener.Close()
+			return err
+		}
+		free.Close()
+	}
 	var profiled net.Listener
 	if s.pprof != "" {
 		if profiled, err = bindLoopback(s.pprof, "--pprof"); err != nil {
