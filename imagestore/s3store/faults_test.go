@@ -41,6 +41,7 @@ func TestConformanceWithFaults(t *testing.T) {
 				f.through = schedule(t, text)
 				st := f.storage()
 				st.Objects = nil // a PUT that failed may have left one behind
+				st.Small = true
 				return st
 			})
 		})

@@ -3,6 +3,7 @@ package s3store
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -46,6 +47,10 @@ func (s *Store) Have(ctx context.Context, digests []digest.Digest) ([]bool, erro
 		if have[i] && l.Composite {
 			g.Go(func() error {
 				b, err := s.descriptor(ctx, digests[i], l)
+				if errors.Is(err, imagestore.ErrNotFound) { // its pack has gone since
+					have[i] = false
+					return nil
+				}
 				if err != nil {
 					return err
 				}
