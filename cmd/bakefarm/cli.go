@@ -60,6 +60,18 @@ func (c *cli) dial() (*client.Client, error) {
 	return farm, nil
 }
 
+// call makes the body of a command that talks to the farm.
+func (c *cli) call(run func(*cobra.Command, []string, *client.Client) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		farm, err := c.dial()
+		if err != nil {
+			return err
+		}
+		defer farm.Close()
+		return run(cmd, args, farm)
+	}
+}
+
 // print writes a result: as JSON, or as table does.
 func (c *cli) print(cmd *cobra.Command, result any, table func(*tabwriter.Writer)) error {
 	if c.output == "json" {
@@ -104,8 +116,9 @@ func age(t time.Time) string {
 	return took(time.Since(t)) + " ago"
 }
 
-// took writes a length of time with about two digits.
+// took writes a length of time with about two digits. A negative one comes of clocks that differ, and means none.
 func took(d time.Duration) string {
+	d = max(d, 0)
 	switch {
 	case d < time.Second:
 		return fmt.Sprintf("%d ms", d.Milliseconds())
