@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"bakefarm/api"
+	"bakefarm/api/client"
 	"bakefarm/farm"
 
 	"github.com/spf13/cobra"
@@ -24,12 +25,7 @@ func newBakesLs(cli *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ls",
 		Short: "List bakes, newest first",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			farmAPI, err := cli.dial()
-			if err != nil {
-				return err
-			}
-			defer farmAPI.Close()
+		RunE: cli.call(func(cmd *cobra.Command, _ []string, farmAPI *client.Client) error {
 			bakes, err := collect(limit, func(cursor string, limit int) (api.Page[api.Bake], error) {
 				return farmAPI.Bakes(cmd.Context(), name, farm.BakeState(state), cursor, limit)
 			})
@@ -42,7 +38,7 @@ func newBakesLs(cli *cli) *cobra.Command {
 					row(w, b.ID, b.Name, b.State, yes(b.Cached), b.Version, age(b.AcceptedAt), duration(b))
 				}
 			})
-		},
+		}),
 	}
 	cmd.Flags().StringVar(&name, "name", "", "only bakes of this image name")
 	cmd.Flags().StringVar(&state, "state", "", "only bakes in this state: baking, done, failed …")
@@ -89,12 +85,7 @@ func newBakesShow(cli *cli) *cobra.Command {
 		Use:   "show BAKE",
 		Short: "Show a bake",
 		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			farmAPI, err := cli.dial()
-			if err != nil {
-				return err
-			}
-			defer farmAPI.Close()
+		RunE: cli.call(func(cmd *cobra.Command, args []string, farmAPI *client.Client) error {
 			b, err := farmAPI.Bake(cmd.Context(), args[0])
 			if err != nil {
 				return err
@@ -119,7 +110,7 @@ func newBakesShow(cli *cli) *cobra.Command {
 					row(w, "image", fmt.Sprintf("%s %s %s %s", i.Ref, i.Platform, size(i.Size), i.Digest))
 				}
 			})
-		},
+		}),
 	}
 }
 
@@ -129,12 +120,7 @@ func newBakesLogs(cli *cli) *cobra.Command {
 		Use:   "logs BAKE",
 		Short: "Print what happened to a bake; -f waits for more until it has ended",
 		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			farmAPI, err := cli.dial()
-			if err != nil {
-				return err
-			}
-			defer farmAPI.Close()
+		RunE: cli.call(func(cmd *cobra.Command, args []string, farmAPI *client.Client) error {
 			ctx, out := cmd.Context(), cmd.OutOrStdout()
 			bake, err := farmAPI.Bake(ctx, args[0])
 			if err != nil {
@@ -154,7 +140,7 @@ func newBakesLogs(cli *cli) *cobra.Command {
 				return farmAPI.Follow(ctx, bake.ID, print)
 			}
 			return farmAPI.EventsSoFar(ctx, bake.ID, print)
-		},
+		}),
 	}
 	cmd.Flags().BoolVarP(&followOn, "follow", "f", false, "wait for more until the bake has ended")
 	return cmd
@@ -165,12 +151,7 @@ func newBakesCancel(cli *cli) *cobra.Command {
 		Use:   "cancel BAKE…",
 		Short: "Cancel bakes; work that other bakes want goes on",
 		Args:  cobra.MinimumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			farmAPI, err := cli.dial()
-			if err != nil {
-				return err
-			}
-			defer farmAPI.Close()
+		RunE: cli.call(func(cmd *cobra.Command, args []string, farmAPI *client.Client) error {
 			cancelled := []api.Bake{}
 			for _, id := range args {
 				b, err := farmAPI.Cancel(cmd.Context(), id)
@@ -184,7 +165,7 @@ func newBakesCancel(cli *cli) *cobra.Command {
 					row(w, b.ID, b.State)
 				}
 			})
-		},
+		}),
 	}
 }
 
@@ -194,18 +175,13 @@ func newExplain(cli *cli) *cobra.Command {
 		Use:   "explain BAKE",
 		Short: "Say why each shard of a bake was a hit or a miss",
 		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			farmAPI, err := cli.dial()
-			if err != nil {
-				return err
-			}
-			defer farmAPI.Close()
+		RunE: cli.call(func(cmd *cobra.Command, args []string, farmAPI *client.Client) error {
 			shards, err := farmAPI.Explain(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
 			return cli.print(cmd, shards, func(w *tabwriter.Writer) { explainTable(w, shards, all) })
-		},
+		}),
 	}
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "list hits and pruned shards one by one too")
 	return cmd

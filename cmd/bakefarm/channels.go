@@ -8,6 +8,7 @@ import (
 	"text/tabwriter"
 
 	"bakefarm/api"
+	"bakefarm/api/client"
 
 	"github.com/spf13/cobra"
 )
@@ -24,12 +25,7 @@ func newChannelsLs(cli *cli) *cobra.Command {
 		Use:   "ls [NAME]",
 		Short: "List channels, of one image name or of all",
 		Args:  cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			farm, err := cli.dial()
-			if err != nil {
-				return err
-			}
-			defer farm.Close()
+		RunE: cli.call(func(cmd *cobra.Command, args []string, farm *client.Client) error {
 			channels, err := farm.Channels(cmd.Context(), strings.Join(args, ""))
 			if err != nil {
 				return err
@@ -40,7 +36,7 @@ func newChannelsLs(cli *cli) *cobra.Command {
 					row(w, c.Name, c.Channel.Channel, c.Version, c.Move, age(c.At), c.By)
 				}
 			})
-		},
+		}),
 	}
 }
 
@@ -49,22 +45,17 @@ func newChannelsShow(cli *cli) *cobra.Command {
 		Use:   "show NAME CHANNEL",
 		Short: "Show a channel, its history and where it was published; NAME:CHANNEL will do too",
 		Args:  cobra.RangeArgs(1, 2),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: cli.call(func(cmd *cobra.Command, args []string, farm *client.Client) error {
 			name, channel, _, err := channelArgs(cmd, args, 0)
 			if err != nil {
 				return err
 			}
-			farm, err := cli.dial()
-			if err != nil {
-				return err
-			}
-			defer farm.Close()
 			c, err := farm.Channel(cmd.Context(), name, channel)
 			if err != nil {
 				return err
 			}
 			return cli.print(cmd, c, func(w *tabwriter.Writer) { channelTable(w, c) })
-		},
+		}),
 	}
 }
 
@@ -93,7 +84,7 @@ func newChannelsPromote(cli *cli) *cobra.Command {
 		Short:   "Point a channel to a version, or to where another channel points",
 		Args:    cobra.RangeArgs(2, 3),
 		Example: "  bakefarm channels promote shop/checkout prod 0123456789abcdef\n  bakefarm channels promote shop/checkout prod staging",
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: cli.call(func(cmd *cobra.Command, args []string, farm *client.Client) error {
 			name, channel, rest, err := channelArgs(cmd, args, 1)
 			if err != nil {
 				return err
@@ -102,17 +93,12 @@ func newChannelsPromote(cli *cli) *cobra.Command {
 			if cmd.Flags().Changed("expect") {
 				request.Expect = &expect
 			}
-			farm, err := cli.dial()
-			if err != nil {
-				return err
-			}
-			defer farm.Close()
 			c, err := farm.Promote(cmd.Context(), name, channel, request)
 			if err != nil {
 				return err
 			}
 			return cli.printMoved(cmd, c)
-		},
+		}),
 	}
 	cmd.Flags().Uint64Var(&expect, "expect", 0, "refuse when the channel's latest move is not this one (0: none yet)")
 	return cmd
@@ -125,22 +111,17 @@ func newChannelsRollback(cli *cli) *cobra.Command {
 		Short:   "Point a channel back to where it pointed before",
 		Args:    cobra.RangeArgs(1, 2),
 		Example: "  bakefarm channels rollback shop/checkout prod",
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: cli.call(func(cmd *cobra.Command, args []string, farm *client.Client) error {
 			name, channel, _, err := channelArgs(cmd, args, 0)
 			if err != nil {
 				return err
 			}
-			farm, err := cli.dial()
-			if err != nil {
-				return err
-			}
-			defer farm.Close()
 			c, err := farm.Rollback(cmd.Context(), name, channel, api.RollbackRequest{To: to, By: whoami()})
 			if err != nil {
 				return err
 			}
 			return cli.printMoved(cmd, c)
-		},
+		}),
 	}
 	cmd.Flags().StringVar(&to, "to", "", "a version of the rollback window (default: the previous one)")
 	return cmd

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"bakefarm/api"
+	"bakefarm/api/client"
 
 	"github.com/spf13/cobra"
 )
@@ -26,12 +27,7 @@ func newImagesLs(cli *cli) *cobra.Command {
 		Short:   "List images, newest first; NAME is a glob: 'shop/*'",
 		Args:    cobra.MaximumNArgs(1),
 		Example: "  bakefarm images ls 'shop/*'",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			farm, err := cli.dial()
-			if err != nil {
-				return err
-			}
-			defer farm.Close()
+		RunE: cli.call(func(cmd *cobra.Command, args []string, farm *client.Client) error {
 			images, err := collect(limit, func(cursor string, limit int) (api.Page[api.CatalogImage], error) {
 				return farm.Images(cmd.Context(), strings.Join(args, ""), cursor, limit)
 			})
@@ -44,7 +40,7 @@ func newImagesLs(cli *cli) *cobra.Command {
 					row(w, i.Name, i.Version, i.Sequence, i.Kind, i.Platform, size(i.Size), strings.Join(i.Channels, ","), age(i.CreatedAt), i.Digest)
 				}
 			})
-		},
+		}),
 	}
 	cmd.Flags().IntVar(&limit, "limit", 50, "how many at the most; 0 for all")
 	return cmd
@@ -57,12 +53,7 @@ func newImagesShow(cli *cli) *cobra.Command {
 		Use:   "show REF",
 		Short: "Show the images of a version; " + refHelp,
 		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			farm, err := cli.dial()
-			if err != nil {
-				return err
-			}
-			defer farm.Close()
+		RunE: cli.call(func(cmd *cobra.Command, args []string, farm *client.Client) error {
 			images, err := farm.Image(cmd.Context(), args[0])
 			if err != nil {
 				return err
@@ -84,7 +75,7 @@ func newImagesShow(cli *cli) *cobra.Command {
 					row(w, "pull", strings.TrimPrefix(strings.TrimPrefix(farm.Server(), "http://"), "https://")+"/"+i.Ref)
 				}
 			})
-		},
+		}),
 	}
 }
 
@@ -95,15 +86,10 @@ func newImagesPull(cli *cli) *cobra.Command {
 		Short:   "Copy an image into an OCI layout; " + refHelp,
 		Args:    cobra.ExactArgs(1),
 		Example: "  bakefarm images pull shop/checkout:prod --oci ./checkout",
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: cli.call(func(cmd *cobra.Command, args []string, farm *client.Client) error {
 			if dir == "" {
 				return usagef("--oci DIR is missing: say where to put the OCI layout")
 			}
-			farm, err := cli.dial()
-			if err != nil {
-				return err
-			}
-			defer farm.Close()
 			images, err := farm.Image(cmd.Context(), args[0])
 			if err != nil {
 				return err
@@ -119,7 +105,7 @@ func newImagesPull(cli *cli) *cobra.Command {
 			}
 			fmt.Fprintf(cmd.ErrOrStderr(), "pulled %s in %s: %s received\n", image.Ref, took(time.Since(started)), size(received.Load()))
 			return cli.print(cmd, image, func(w *tabwriter.Writer) { imageTable(w, []api.Image{image.Image}) })
-		},
+		}),
 	}
 	cmd.Flags().StringVar(&dir, "oci", "", "directory of the OCI layout; made when it is not there")
 	cmd.Flags().StringVar(&platform, "platform", "", "which image, when the version has several: linux/amd64")

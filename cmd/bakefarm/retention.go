@@ -7,6 +7,7 @@ import (
 	"text/tabwriter"
 
 	"bakefarm/api"
+	"bakefarm/api/client"
 
 	"github.com/spf13/cobra"
 )
@@ -23,7 +24,7 @@ func newRetentionPlan(cli *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "plan [-f POLICY]",
 		Short: "List every version with the reasons to keep or expire it; nothing is deleted",
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: cli.call(func(cmd *cobra.Command, _ []string, farm *client.Client) error {
 			request := api.RetentionRequest{File: file}
 			if file != "" {
 				text, err := os.ReadFile(file)
@@ -34,17 +35,12 @@ func newRetentionPlan(cli *cli) *cobra.Command {
 					return usagef("policy %s is empty; leave -f out for the farm's own", file)
 				}
 			}
-			farm, err := cli.dial()
-			if err != nil {
-				return err
-			}
-			defer farm.Close()
 			plan, err := farm.RetentionPlan(cmd.Context(), request)
 			if err != nil {
 				return err
 			}
 			return cli.print(cmd, plan, func(w *tabwriter.Writer) { planTable(w, plan) })
-		},
+		}),
 	}
 	cmd.Flags().StringVarP(&file, "file", "f", "", "a policy to try (default: the farm's own)")
 	return cmd

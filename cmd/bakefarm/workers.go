@@ -4,6 +4,8 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"bakefarm/api/client"
+
 	"github.com/spf13/cobra"
 )
 
@@ -13,12 +15,7 @@ func newWorkers(cli *cli) *cobra.Command {
 	cmd.AddCommand(&cobra.Command{
 		Use:   "ls",
 		Short: "List the workers that are present, and what each is running",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			farm, err := cli.dial()
-			if err != nil {
-				return err
-			}
-			defer farm.Close()
+		RunE: cli.call(func(cmd *cobra.Command, _ []string, farm *client.Client) error {
 			workers, err := farm.Workers(cmd.Context())
 			if err != nil {
 				return err
@@ -29,7 +26,7 @@ func newWorkers(cli *cli) *cobra.Command {
 					row(w, k.ID, k.Host, k.Slots, k.Done, strings.TrimSuffix(age(k.Started), " ago"), age(k.Seen), strings.Join(k.Running, ", "))
 				}
 			})
-		},
+		}),
 	})
 	return cmd
 }
