@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 
 	"bakefarm/imagestore"
@@ -139,7 +140,11 @@ func final(status int) bool {
 	return status >= 400 && status < 500 && status != http.StatusRequestTimeout && status != http.StatusTooManyRequests
 }
 
-// status finds the HTTP status that is behind an error; 0 when a registry did not answer.
+// passing are the codes with which a registry says that it has lost track of an upload: two pushes to a repository at the
+// same time, or its storage lagging behind, are enough for that.
+var passing = []string{"BLOB_UNKNOWN", "BLOB_UPLOAD_INVALID", "BLOB_UPLOAD_UNKNOWN", "DIGEST_INVALID", "MANIFEST_BLOB_UNKNOWN", "SIZE_INVALID"}
+
+// status finds the HTTP status that is behind an error; 0 when a registry did not answer, or when its answer will pass.
 func status(err error) int {
 	switch e := err.(type) {
 	case nil:
@@ -150,7 +155,11 @@ func status(err error) int {
 		}
 		return status(e[0])
 	case errcode.ErrorCoder:
-		return e.ErrorCode().Descriptor().HTTPStatusCode
+		d := e.ErrorCode().Descriptor()
+		if slices.Contains(passing, d.Value) {
+			return 0
+		}
+		return d.HTTPStatusCode
 	case interface{ Unwrap() error }:
 		if code := statusField(err); code != 0 {
 			return code

@@ -346,6 +346,8 @@ func TestAnswersOfRegistries(t *testing.T) {
 		{"too large for the proxy", upload, 413, "<html>too large</html>", true},
 		{"a slow request", upload, 408, "", false},
 		{"a refused manifest", manifest, 400, oci("MANIFEST_INVALID"), true},
+		{"an upload that it lost", manifest, 400, oci("DIGEST_INVALID"), false},
+		{"a blob that it lost", manifest, 404, oci("MANIFEST_BLOB_UNKNOWN"), false},
 		{"an immutable tag", manifest, 409, "tag exists", true},
 		{"a manifest that can't be written", manifest, 500, "", false},
 	}
