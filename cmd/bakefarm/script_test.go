@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 //	start NAME PATTERN PROGRAM…    starts a program and waits until it has said PATTERN; $NAME: what the first group matched
 //	[!] said NAME PATTERN          has a started program said PATTERN? Waits for it, unless negated
 //	end [-SIGNAL] NAME             signals (INT) a started program and waits for its end: within 5 s and with exit code 0,
-//	                               unless the signal is KILL
+//	                               unless the signal is KILL. TWICE is INT, and when $ADDRESS is closed INT again
 //	exits CODE PROGRAM…            runs a program that must exit with this code
 //	until PATTERN PROGRAM…         runs a program again and again until its stdout has PATTERN
 //	get VAR PATH                   sets $VAR to what stands at PATH (images.0.digest) of the JSON on stdout
@@ -195,19 +195,35 @@ func cmdSaid(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 }
 
-var signals = map[string]syscall.Signal{"INT": syscall.SIGINT, "TERM": syscall.SIGTERM, "KILL": syscall.SIGKILL}
-
 func cmdEnd(ts *testscript.TestScript, neg bool, args []string) {
-	signal := syscall.SIGINT
+	signal, limit, orderly := syscall.SIGINT, 5*time.Second, true
 	if len(args) == 2 {
-		signal = signals[strings.TrimPrefix(args[0], "-")]
+		switch args[0] {
+		case "-INT":
+		case "-TERM":
+			signal = syscall.SIGTERM
+		case "-KILL":
+			signal, orderly = syscall.SIGKILL, false
+		case "-TWICE":
+			limit, orderly = time.Second, false
+			ts.Check(started(ts, args[1]).cmd.Process.Signal(signal))
+			for {
+				c, err := net.Dial("tcp", ts.Getenv("ADDRESS"))
+				if err != nil {
+					break
+				}
+				c.Close()
+			}
+		default:
+			neg = true
+		}
 		args = args[1:]
 	}
-	if neg || len(args) != 1 || signal == 0 {
-		ts.Fatalf("usage: end [-INT|-TERM|-KILL] NAME")
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: end [-INT|-TERM|-KILL|-TWICE] NAME")
 	}
-	took, err := started(ts, args[0]).end(signal, 5*time.Second)
-	if signal != syscall.SIGKILL {
+	took, err := started(ts, args[0]).end(signal, limit)
+	if orderly {
 		ts.Check(err)
 	}
 	ts.Logf("%s has ended within %v", args[0], took)
