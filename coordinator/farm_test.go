@@ -55,7 +55,7 @@ func newFarm(t testing.TB) *testFarm {
 }
 
 func testLog() *slog.Logger {
-	var w io.Writer = io.Discard
+	w := io.Writer(io.Discard)
 	if os.Getenv("BAKEFARM_TEST_LOG") != "" {
 		w = os.Stderr
 	}

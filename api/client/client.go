@@ -83,7 +83,7 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-// ErrUnreachable: nothing answers at the server's address.
+// ErrUnreachable says that nothing answers at the server's address.
 var ErrUnreachable = errors.New("no bakefarm answers")
 
 // request sends a request and returns the answer, whose body the caller closes, when its status is a success.

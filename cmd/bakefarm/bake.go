@@ -41,9 +41,9 @@ func newBake(cli *cli) *cobra.Command {
 		Example: `  bakefarm bake examples/hello/bakefarm.yaml
   bakefarm bake app.yaml --context ./build --set config.env.PORT=9090 -o json`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: cli.call(func(cmd *cobra.Command, args []string, farmAPI *client.Client) error {
 			started := time.Now()
-			bake, err := cli.bake(cmd, &flags, args[0], api.BakeRequest{Rebake: rebake}, detach)
+			bake, err := bake(cmd, farmAPI, &flags, args[0], api.BakeRequest{Rebake: rebake}, detach)
 			if err != nil {
 				return err
 			}
@@ -58,7 +58,7 @@ func newBake(cli *cli) *cobra.Command {
 				return err
 			}
 			return verdict(cmd, bake, time.Since(started))
-		},
+		}),
 	}
 	flags.register(cmd, true)
 	cmd.Flags().BoolVarP(&detach, "detach", "d", false, "print the bake's ID and don't wait for it")
@@ -67,16 +67,11 @@ func newBake(cli *cli) *cobra.Command {
 }
 
 // bake posts a recipe and, unless detached, follows the bake to its end.
-func (cli *cli) bake(cmd *cobra.Command, flags *recipeFlags, file string, request api.BakeRequest, detach bool) (api.Bake, error) {
+func bake(cmd *cobra.Command, farm *client.Client, flags *recipeFlags, file string, request api.BakeRequest, detach bool) (api.Bake, error) {
 	r, err := flags.read(cmd, file)
 	if err != nil {
 		return api.Bake{}, complain(cmd, err)
 	}
-	farm, err := cli.dial()
-	if err != nil {
-		return api.Bake{}, err
-	}
-	defer farm.Close()
 
 	request.File, request.Recipe, request.Set = r.file, r.text, flags.set
 	ctx := cmd.Context()
@@ -148,25 +143,20 @@ func newLock(cli *cli) *cobra.Command {
 		Use:   "lock RECIPE",
 		Short: "Resolve a recipe to its Lock: every package and file by content",
 		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			bake, err := cli.bake(cmd, &flags, args[0], api.BakeRequest{LockOnly: true}, false)
+		RunE: cli.call(func(cmd *cobra.Command, args []string, farmAPI *client.Client) error {
+			bake, err := bake(cmd, farmAPI, &flags, args[0], api.BakeRequest{LockOnly: true}, false)
 			if err != nil {
 				return err
 			}
 			if bake.State != farm.BakeDone {
 				return verdict(cmd, bake, 0)
 			}
-			farm, err := cli.dial()
-			if err != nil {
-				return err
-			}
-			defer farm.Close()
-			lock, err := farm.Lock(cmd.Context(), bake.ID)
+			lock, err := farmAPI.Lock(cmd.Context(), bake.ID)
 			if err != nil {
 				return err
 			}
 			return writeResult(cmd, file, lock)
-		},
+		}),
 	}
 	flags.register(cmd, true)
 	cmd.Flags().StringVarP(&file, "file", "f", "", "write the Lock to a file instead of standard output")

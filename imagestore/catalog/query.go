@@ -40,7 +40,7 @@ type Filter struct {
 // MaxPage is how many rows a page has at most.
 const MaxPage = 1000
 
-// ErrBadCursor: the cursor was not made by Images.
+// ErrBadCursor says that the cursor was not made by Images.
 var ErrBadCursor = errors.New("bad cursor: give the one of the page before, or none")
 
 // position is a row's place in the order of Images: what an opaque cursor holds.
