@@ -44,9 +44,19 @@ func TestMain(m *testing.M) {
 //	port VAR                       sets $VAR to the address of a free port
 //	contents DIR                   lists the files of the image in an OCI layout
 //	mirror WHAT…                   changes what the mirror serves (see cmdMirror)
+//
+// With -short only the plainest ones run.
 func TestScripts(t *testing.T) {
+	const dir = "testdata/script"
+	files := []string{dir + "/bake.txtar", dir + "/recipes.txtar", dir + "/usage.txtar"}
+	if !testing.Short() {
+		var err error
+		if files, err = filepath.Glob(dir + "/*.txtar"); err != nil {
+			t.Fatal(err)
+		}
+	}
 	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata/script",
+		Files:               files,
 		Setup:               setup,
 		UpdateScripts:       *update,
 		RequireExplicitExec: true,
