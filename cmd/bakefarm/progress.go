@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -92,6 +93,7 @@ type bars struct {
 	bar     *mpb.Bar
 	label   atomic.Pointer[string]
 	uploads atomic.Int64
+	running []string // labels of shards, in the order of their beginning
 }
 
 func newBars(f *os.File) *bars {
@@ -115,16 +117,31 @@ func (b *bars) event(e farm.Event) error {
 			b.bar.SetTotal(int64(e.Total), false)
 			b.bar.SetCurrent(int64(e.Done))
 		}
-		if e.Label != "" {
-			b.say(e.Label)
+		if e.Type == farm.EventShard {
+			b.shard(e)
 		}
 	case farm.EventBake:
 		b.say(string(e.State))
 	}
-	if e.Type == farm.EventLog && !chatter(e) || e.Error != "" {
-		fmt.Fprintln(b.all, describe(e))
+	if line := describe(e); line != "" && (e.Type == farm.EventLog && !chatter(e) || e.Error != "") {
+		fmt.Fprintln(b.all, line)
 	}
 	return nil
+}
+
+// shard says what is being done after a shard has moved.
+func (b *bars) shard(e farm.Event) {
+	b.running = slices.DeleteFunc(b.running, func(label string) bool { return label == e.Label })
+	if e.Status == farm.ShardClaimed {
+		b.running = append(b.running, e.Label)
+	}
+	switch n := len(b.running); n {
+	case 0:
+	case 1:
+		b.say(b.running[0])
+	default:
+		b.say(fmt.Sprintf("%s and %d more", b.running[0], n-1))
+	}
 }
 
 func (b *bars) close() {
