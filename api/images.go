@@ -26,7 +26,7 @@ type imageRef struct {
 
 func (a *API) routeImages() {
 	route(a, get("list-images", "/v1/images", "images", "List images, newest first", 422), a.listImages)
-	route(a, get("get-image", "/v1/images/{ref}", "images", "Show the images of the version that a reference means", 404, 422), a.getImage)
+	route(a, get("get-image", "/v1/images/{ref}", "images", "Show the images of the version that a reference means: an index over several platforms first", 404, 422), a.getImage)
 }
 
 func (a *API) listImages(ctx context.Context, in *imagesQuery) (*body[Page[CatalogImage]], error) {
@@ -62,6 +62,7 @@ func (a *API) getImage(ctx context.Context, in *imageRef) (*body[[]CatalogImage]
 	if err != nil {
 		return nil, err
 	}
+	slices.SortFunc(rows, func(a, b catalog.ImageRow) int { return farm.CompareImages(a.Image, b.Image) })
 	images, err := a.showImages(ctx, rows)
 	return &body[[]CatalogImage]{images}, err
 }

@@ -52,7 +52,11 @@ func (a *API) planRetention(ctx context.Context, in *retentionInput) (*body[Rete
 
 func retentionVersion(v farm.Version) retention.Version {
 	r := retention.Version{Name: v.Name, Version: v.Version, Sequence: v.Sequence, CreatedAt: v.CreatedAt}
+	index := slices.ContainsFunc(v.Images, farm.Image.IsIndex)
 	for _, i := range v.Images {
+		if i.Kind == farm.ImageOCI && index != i.IsIndex() {
+			continue // the index's size is that of its images, and counts what they share once
+		}
 		r.Size += i.Size
 	}
 	return r

@@ -46,9 +46,9 @@ type Image struct {
 	Name     string        `json:"name"`
 	Digest   digest.Digest `json:"digest"`
 	Kind     string        `json:"kind" enum:"oci,disk"`
-	Platform string        `json:"platform"`
+	Platform string        `json:"platform" doc:"linux/amd64; empty for the index over all platforms"`
 	Format   string        `json:"format"`
-	Size     int64         `json:"size" doc:"Compressed bytes: manifest, config and layers"`
+	Size     int64         `json:"size" doc:"Compressed bytes: manifest, config and layers; for an index those of all its images, each blob once"`
 	Ref      string        `json:"ref" doc:"name:version"`
 }
 

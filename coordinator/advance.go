@@ -260,7 +260,7 @@ func (c *Coordinator) collectImages(ctx context.Context, f *flight, b farm.Bake)
 		}
 		var out plan.ImageOutput
 		if err := json.Unmarshal(raw, &out); err != nil {
-			return nil, fatally("image %s: output: %w", image.Platform, err)
+			return nil, fatally("%s: output: %w", platformName(image.Platform), err)
 		}
 		images[n] = farm.Image{
 			Name: b.Name, Digest: out.Manifest, MediaType: out.MediaType, Kind: image.Kind, Platform: image.Platform,
@@ -268,6 +268,14 @@ func (c *Coordinator) collectImages(ctx context.Context, f *flight, b farm.Bake)
 		}
 	}
 	return images, nil
+}
+
+// platformName names an image of a version by its platform.
+func platformName(platform string) string {
+	if platform == "" {
+		return "the index"
+	}
+	return "image " + platform
 }
 
 // compareVersion fails a re-bake whose images differ from those of the version.
@@ -282,7 +290,7 @@ func (c *Coordinator) compareVersion(ctx context.Context, b farm.Bake, images []
 	for _, is := range images {
 		for _, was := range v.Images {
 			if was.Kind == is.Kind && was.Platform == is.Platform && was.Digest != is.Digest {
-				return fatally("%simage %s was %s and is now %s", notReproducible, is.Platform, was.Digest, is.Digest)
+				return fatally("%s%s was %s and is now %s", notReproducible, platformName(is.Platform), was.Digest, is.Digest)
 			}
 		}
 	}

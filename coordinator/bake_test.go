@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -71,6 +73,65 @@ func TestBakeThenCached(t *testing.T) {
 	}
 	if d, _, _ := f.tags.Tag(t.Context(), "test/app", "latest"); d != b.Images[0].Digest {
 		t.Errorf("latest is %s, not what the last bake led to", d)
+	}
+}
+
+// Several platforms are one version: an index, which the tags point to, over an image each. They share what is equal.
+func TestPlatforms(t *testing.T) {
+	f := newFarm(t)
+	f.start()
+	w := f.worker("w1")
+	w.start()
+	one := strings.Replace(debianRecipe, "tzdata,", "tzdata, libc6,", 1)
+	both := one + "outputs: [{oci: {platforms: [linux/arm64, linux/amd64]}}]\n"
+	files := map[string]string{"server": "one"}
+
+	b := f.done(f.submit(f.request(both, files)).ID)
+	var made []string
+	for _, i := range b.Images {
+		made = append(made, i.Kind+" "+i.Platform)
+	}
+	if !slices.Equal(made, []string{"oci ", "oci linux/amd64", "oci linux/arm64"}) || b.Images[0].MediaType != "application/vnd.oci.image.index.v1+json" {
+		t.Fatalf("images %+v", b.Images)
+	}
+	if blobs := b.Images[0].Blobs; !slices.Equal(blobs, []digest.Digest{b.Images[1].Digest, b.Images[2].Digest}) {
+		t.Errorf("the index has %v", blobs)
+	}
+	if d, _, err := f.tags.Tag(t.Context(), "test/debian", b.Version); err != nil || d != b.Images[0].Digest {
+		t.Errorf("tag %s: %s, %v; want the index", b.Version, d, err)
+	}
+	ran := map[string]int{}
+	for _, label := range w.labels() {
+		kind, _, _ := strings.Cut(label, " ")
+		ran[kind]++
+	}
+	if want := (map[string]int{"observe": 2, "solve": 2, "convert": 4, "cut": 1, "assemble": 3, "image": 2, "index": 1}); !maps.Equal(ran, want) {
+		t.Errorf("ran %v, want %v", ran, want)
+	}
+
+	// One of the platforms alone is another version, of the same image: nothing is to do.
+	before := len(w.labels())
+	alone := f.done(f.submit(f.request(one, files)).ID)
+	if len(alone.Images) != 1 || alone.Images[0].Digest != b.Images[1].Digest || alone.Version == b.Version || len(w.labels()) != before {
+		t.Errorf("alone: %+v; ran %q", alone.Images, w.labels()[before:])
+	}
+	if again := f.submit(f.request(both, files)); !again.Cached || len(again.Images) != 3 {
+		t.Errorf("again: %+v", again)
+	}
+
+	// A re-bake that makes another index says which image differs.
+	w.output = func(task farm.Task, out any) any {
+		if image, ok := out.(plan.ImageOutput); ok && task.Kind == farm.KindIndex {
+			image.Size++
+			return image
+		}
+		return out
+	}
+	r := f.request(both, files)
+	r.Rebake = true
+	rebake := f.finished(f.submit(r).ID)
+	if rebake.State != farm.BakeFailed || !strings.Contains(rebake.Error, "not reproducible: index linux/amd64, linux/arm64") {
+		t.Errorf("re-bake: %s %s", rebake.State, rebake.Error)
 	}
 }
 

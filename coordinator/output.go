@@ -72,7 +72,7 @@ func readOutput(kind farm.Kind, raw json.RawMessage) (output, error) {
 			out.pieces = append(out.pieces, o.Packages)
 		}
 		out.value, out.main = &o, o.Digest
-	case farm.KindImage:
+	case farm.KindImage, farm.KindIndex:
 		var o plan.ImageOutput
 		if err = json.Unmarshal(raw, &o); err == nil {
 			err = positive("size", o.Size)

@@ -81,7 +81,7 @@ func (c *Coordinator) answer(ctx context.Context, f *flight, b farm.Bake) (jobs 
 		list := make([]recipe.LockedPackage, 0, len(solved[i]))
 		for _, p := range solved[i] {
 			list = append(list, p.LockedPackage)
-			f.urls[p.SHA256] = append(f.urls[p.SHA256], p.URL)
+			addURL(f.urls, p)
 		}
 		packages[q.Platform] = list
 	}
@@ -214,12 +214,19 @@ func (c *Coordinator) readLock(ctx context.Context, f *flight, lock, evidence di
 				return err
 			}
 			for _, p := range list {
-				urls[p.SHA256] = append(urls[p.SHA256], p.URL)
+				addURL(urls, p)
 			}
 		}
 	}
 	f.lock, f.evidence, f.urls = decoded, seen, urls
 	return nil
+}
+
+// addURL notes where a package can be had. Platforms see the same packages for all architectures in the same places.
+func addURL(urls map[digest.Digest][]string, p plan.SolvedPackage) {
+	if !slices.Contains(urls[p.SHA256], p.URL) {
+		urls[p.SHA256] = append(urls[p.SHA256], p.URL)
+	}
 }
 
 // noteEarly adds what is known of an observe or solve shard, or betters it.

@@ -170,8 +170,12 @@ func (w *worker) run(ctx context.Context, task farm.Task) (any, error) {
 		var list []plan.SolvedPackage
 		for _, name := range s.Debian.Packages {
 			text := fmt.Sprintf("%s of %s", name, s.Indexes[0].Packages)
+			arch := "all"
+			if name == "libc6" {
+				arch, text = s.Arch, text+" "+s.Arch
+			}
 			list = append(list, plan.SolvedPackage{URL: "http://127.0.0.1/" + name + ".deb", LockedPackage: recipe.LockedPackage{
-				Name: name, Version: "1.0-1", Arch: "amd64", SHA256: digest.FromString(text), Size: 1000,
+				Name: name, Version: "1.0-1", Arch: arch, SHA256: digest.FromString(text), Size: 1000,
 			}})
 		}
 		raw, err := json.Marshal(list)
@@ -216,6 +220,14 @@ func (w *worker) run(ctx context.Context, task farm.Task) (any, error) {
 			Manifest: put(text).Digest, MediaType: "application/vnd.oci.image.manifest.v1+json", Size: 3000,
 			Blobs: append(blobs, put("config of "+text).Digest),
 		}
+	case farm.KindIndex:
+		var images []plan.ImageOutput
+		deps(&images)
+		index := plan.ImageOutput{Manifest: put("index " + task.Key.String()).Digest, MediaType: "application/vnd.oci.image.index.v1+json", Size: 6000}
+		for _, i := range images {
+			index.Blobs = append(index.Blobs, i.Manifest)
+		}
+		out = index
 	}
 	return out, errors.Join(err, into.Commit(ctx))
 }

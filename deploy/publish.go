@@ -320,7 +320,7 @@ func (p *publisher) push(ctx context.Context, publication farm.Publication) erro
 func published(images []farm.Image) (farm.Image, bool) {
 	var found farm.Image
 	for _, i := range images {
-		if i.Kind == "oci" && (found.Digest == "" || i.Platform == "") {
+		if i.Kind == farm.ImageOCI && (found.Digest == "" || i.IsIndex()) {
 			found = i
 		}
 	}

@@ -1,6 +1,7 @@
 package farm
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -100,7 +101,7 @@ type ShardRef struct {
 	Kind   Kind          `json:"kind"`
 	Label  string        `json:"label"`
 	Source Source        `json:"source"`
-	Reason string        `json:"reason"` // for people: "no farm member has converted libc6 2.36-9 with format 1"
+	Reason string        `json:"reason"` // for people: "no farm member has converted libc6 2.36-9 amd64 with format 1"
 	Worker string        `json:"worker,omitempty"`
 	Took   time.Duration `json:"took,omitempty"` // the worker's own time, for a miss
 	State  ShardState    `json:"state,omitempty"`
@@ -111,13 +112,30 @@ type Image struct {
 	Name      string        `json:"name"`
 	Digest    digest.Digest `json:"digest"` // of the manifest or index
 	MediaType string        `json:"mediaType"`
-	Kind      string        `json:"kind"`     // "oci" or "disk"
+	Kind      string        `json:"kind"`     // ImageOCI or "disk"
 	Platform  string        `json:"platform"` // "linux/amd64"; empty for an index
 	Format    string        `json:"format"`   // "oci" for images
-	Size      int64         `json:"size"`     // compressed bytes: manifest, config and layers
+	Size      int64         `json:"size"`     // compressed bytes: manifest, config and layers; of an index everything below it, once
 	Ref       string        `json:"ref"`      // name:version
 	// Blobs are the digests that the manifest refers to: what a reader of the repository may read.
 	Blobs []digest.Digest `json:"blobs,omitempty"`
+}
+
+// ImageOCI is the kind of OCI images and their indexes.
+const ImageOCI = "oci"
+
+// IsIndex reports whether the image is an OCI index: what stands for a version that has several platforms.
+func (i Image) IsIndex() bool { return i.Kind == ImageOCI && i.Platform == "" }
+
+// CompareImages orders the images of a version: an index first, then by kind and platform.
+func CompareImages(a, b Image) int {
+	if a.IsIndex() != b.IsIndex() {
+		if a.IsIndex() {
+			return -1
+		}
+		return 1
+	}
+	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Platform, b.Platform))
 }
 
 // Version commits a bake: its creation makes the images exist, everything else about them is a projection of it.
@@ -128,9 +146,9 @@ type Version struct {
 	Version    string        `json:"version"`
 	Key        digest.Digest `json:"key"`
 	Lock       digest.Digest `json:"lock"`
-	Bake       string        `json:"bake"`     // that committed it
-	Sequence   uint64        `json:"sequence"` // for display: how many versions the name had, this one included
-	Images     []Image       `json:"images"`
+	Bake       string        `json:"bake"`                 // that committed it
+	Sequence   uint64        `json:"sequence"`             // for display: how many versions the name had, this one included
+	Images     []Image       `json:"images"`               // the index first, if there is one
 	Registries []string      `json:"registries,omitempty"` // templates of the recipe's publish.registries
 	CreatedAt  time.Time     `json:"createdAt"`
 }

@@ -20,10 +20,11 @@ const (
 	KindCut      Kind = "cut"      // one run of app files becomes one layer member
 	KindAssemble Kind = "assemble" // head and members become a layer
 	KindImage    Kind = "image"    // layers and configuration become an OCI image manifest
+	KindIndex    Kind = "index"    // the images of several platforms become one OCI image index
 )
 
 // Kinds lists every kind of this release, in the order in which a bake meets them.
-var Kinds = []Kind{KindObserve, KindSolve, KindConvert, KindCut, KindAssemble, KindImage}
+var Kinds = []Kind{KindObserve, KindSolve, KindConvert, KindCut, KindAssemble, KindImage, KindIndex}
 
 // ShardState is where a shard stands.
 //
@@ -66,7 +67,7 @@ type Shard struct {
 	Key    digest.Digest `json:"key"` // digest of the kind, its format number and its inputs
 	Kind   Kind          `json:"kind"`
 	Class  string        `json:"class"` // capability class: the queue that it waits in, "<arch>.<kind>"
-	Label  string        `json:"label"` // for people: "convert libc6 2.36-9"
+	Label  string        `json:"label"` // for people: "convert libc6 2.36-9 amd64"
 
 	Spec Payload  `json:"spec"` // the kind's spec (package plan), JSON
 	Deps []string `json:"deps"` // IDs of the shards whose outputs the spec refers to, in the spec's order

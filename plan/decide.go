@@ -50,6 +50,7 @@ var done = map[farm.Kind]string{
 	farm.KindCut:      "cut",
 	farm.KindAssemble: "assembled",
 	farm.KindImage:    "made the image",
+	farm.KindIndex:    "made the index over",
 }
 
 // with are the inputs that a kind's label does not name in full.
@@ -58,6 +59,7 @@ var with = map[farm.Kind]string{
 	farm.KindCut:      " with this content",
 	farm.KindAssemble: " of these members",
 	farm.KindImage:    " of these layers and this configuration",
+	farm.KindIndex:    " of these images",
 }
 
 // Reason says for people why the shard's output came from source.

@@ -5,7 +5,10 @@
 //	                                         recipe.BuildTrees ─┴─Lock──▶ recipe.Lock
 //
 //	Lock ──New──▶ convert … convert ──▶ assemble os ──┐
-//	              cut ……… cut ────────▶ assemble app ─┴──▶ image          ──Decide──▶ hit, miss or not needed
+//	              cut ……… cut ────────▶ assemble app ─┴──▶ image …▶ index  ──Decide──▶ hit, miss or not needed
+//
+// Each platform has an OS layer and an image of its own; what they have in common (packages for all architectures, the app)
+// is the same shards. Several platforms have an index over their images.
 //
 // A shard's key is the digest of its kind, the kind's format number and its inputs, where an input that another shard
 // makes stands as that shard's key: all keys are known before anything runs, and equal keys are one shard in any bake.

@@ -3,6 +3,7 @@ package plan
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	"bakefarm/farm"
 	"bakefarm/recipe"
@@ -69,7 +70,11 @@ func Convert(spec ConvertSpec) Shard {
 		Keep   []string      `json:"keep,omitempty"`
 	}
 	p := spec.Package
-	return newShard(farm.KindConvert, p.Name+" "+p.Version, spec, inputs{p.SHA256, spec.Keep})
+	subject := p.Name + " " + p.Version
+	if p.Arch != "all" {
+		subject += " " + p.Arch
+	}
+	return newShard(farm.KindConvert, subject, spec, inputs{p.SHA256, spec.Keep})
 }
 
 // Cut is the shard of one run of app files. The key covers the entries as they are; of the second and later segments of
@@ -118,6 +123,17 @@ func Image(spec ImageSpec, layers []digest.Digest) Shard {
 	}
 	s := newShard(farm.KindImage, spec.Platform, spec, inputs{spec, layers})
 	s.Deps = layers
+	return s
+}
+
+// ImageIndex is the shard of an OCI image index; images are the keys of its image shards, in the order of its platforms.
+func ImageIndex(spec ImageIndexSpec, images []digest.Digest) Shard {
+	type inputs struct {
+		ImageIndexSpec
+		Images []digest.Digest `json:"images"`
+	}
+	s := newShard(farm.KindIndex, strings.Join(spec.Platforms, ", "), spec, inputs{spec, images})
+	s.Deps = images
 	return s
 }
 

@@ -15,8 +15,8 @@ import (
 
 // Plan is the DAG of one bake's shards.
 type Plan struct {
-	Shards []Shard // dependencies before what depends on them; no key twice
-	Images []Output
+	Shards []Shard  // dependencies before what depends on them; no key twice
+	Images []Output // the index first when there are several platforms, then the image of each, sorted by platform
 }
 
 // Shard is one unit of work before anybody wants it.
@@ -24,7 +24,7 @@ type Shard struct {
 	Key   digest.Digest
 	Kind  farm.Kind
 	Class string // farm.Class
-	Label string // the kind, a space, and what it is about: "convert libc6 2.36-9"
+	Label string // the kind, a space, and what it is about: "convert libc6 2.36-9 amd64"
 	Spec  any    // the kind's spec of this package: JSON
 	// Deps are the keys of the shards whose outputs the spec refers to, in the spec's order. A key may stand here more
 	// than once: two equal chunks of a file are one shard.
@@ -33,9 +33,9 @@ type Shard struct {
 
 // Output is an image that the plan makes.
 type Output struct {
-	Kind     string // "oci"
-	Platform string
-	Shard    digest.Digest // key of the image shard
+	Kind     string        // farm.ImageOCI
+	Platform string        // empty: the index over all platforms
+	Shard    digest.Digest // key of the image or index shard
 }
 
 // MaxShards bounds a plan.
@@ -117,6 +117,9 @@ func Lock(r *recipe.Recipe, packages map[string][]recipe.LockedPackage, trees []
 	if len(trees) > 0 {
 		kinds = append(kinds, farm.KindCut)
 	}
+	if len(platforms(r.Outputs)) > 1 {
+		kinds = append(kinds, farm.KindIndex)
+	}
 	l.Formats = make(map[string]int, len(kinds))
 	for _, kind := range kinds {
 		l.Formats[string(kind)] = Formats[kind]
@@ -125,7 +128,7 @@ func Lock(r *recipe.Recipe, packages map[string][]recipe.LockedPackage, trees []
 }
 
 // New plans a bake: one layer for the OS of each platform, with the packages in the Lock's order, one for the app, all
-// items merged, and the images over them. trees are those that the Lock names, in its order. urls says where a package
+// items merged, the images over them, and an index over several images. trees are those that the Lock names, in its order. urls says where a package
 // can be fetched; no key depends on it.
 func New(lock *recipe.Lock, trees []*recipe.Tree, urls func(recipe.LockedPackage) []string) (*Plan, error) {
 	if err := check(lock, trees); err != nil {
@@ -154,10 +157,13 @@ func New(lock *recipe.Lock, trees []*recipe.Tree, urls func(recipe.LockedPackage
 		if len(layers) == 0 {
 			return nil, fmt.Errorf("%s: neither a package nor an app file: the image would be empty", platform)
 		}
-		b.images = append(b.images, Output{Kind: "oci", Platform: platform, Shard: b.add(Image(spec, layers))})
+		b.images = append(b.images, Output{Kind: farm.ImageOCI, Platform: platform, Shard: b.add(Image(spec, layers))})
 	}
-	if len(b.images) == 0 {
+	switch {
+	case len(b.images) == 0:
 		return nil, errors.New("lock: no output")
+	case len(b.images) > 1:
+		b.images = slices.Insert(b.images, 0, Output{Kind: farm.ImageOCI, Shard: b.index()})
 	}
 	if len(b.shards) > MaxShards {
 		return nil, fmt.Errorf("the bake has %d shards, more than %d; pack small parts of the app together", len(b.shards), MaxShards)
@@ -238,6 +244,16 @@ func (b *builder) debian(os *recipe.LockedDebian, platform string, urls func(rec
 		return "", nil
 	}
 	return b.add(Assemble(AssembleSpec{Role: RoleOS, OS: &AssembleOS{Suite: os.Suite, Arch: arch, Packages: packages}}, members)), nil
+}
+
+// index adds the shard of the index over all images and returns its key.
+func (b *builder) index() digest.Digest {
+	var spec ImageIndexSpec
+	var images []digest.Digest
+	for _, image := range b.images {
+		spec.Platforms, images = append(spec.Platforms, image.Platform), append(images, image.Shard)
+	}
+	return b.add(ImageIndex(spec, images))
 }
 
 func before(a, b recipe.LockedPackage) bool {

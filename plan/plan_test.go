@@ -95,7 +95,7 @@ func TestGoldenKeys(t *testing.T) {
 		Release: sha("release"), SignedBy: "ABCD", Packages: sha("packages"), Name: "main/binary-amd64/Packages.xz", Size: 5}}
 	shards := []Shard{Observe(question), Solve(SolveSpec{
 		Debian: *parse(t, demo).OS.Debian, Arch: "amd64", Indexes: indexes})}
-	for _, text := range []string{demo, overScratch} {
+	for _, text := range []string{demo, overScratch, overScratch + "outputs: [{oci: {platforms: [linux/arm64, linux/amd64]}}]\n"} {
 		shards = append(shards, bake(t, text, context(), packages).Shards...)
 	}
 	for _, s := range shards {
@@ -353,8 +353,32 @@ func TestTwoPlatformsShareWhatTheyCan(t *testing.T) {
 	for _, s := range p.Shards {
 		count[s.Kind]++
 	}
-	if count[farm.KindConvert] != 3 || count[farm.KindAssemble] != 3 || count[farm.KindImage] != 2 || len(p.Images) != 2 {
-		t.Errorf("shards %v, images %v", count, p.Images)
+	if count[farm.KindConvert] != 3 || count[farm.KindAssemble] != 3 || count[farm.KindImage] != 2 || count[farm.KindIndex] != 1 {
+		t.Errorf("shards %v", count)
+	}
+	var made []string
+	for _, i := range p.Images {
+		made = append(made, i.Kind+" "+i.Platform)
+	}
+	if !slices.Equal(made, []string{"oci ", "oci linux/amd64", "oci linux/arm64"}) {
+		t.Fatalf("images %q: want the index first", made)
+	}
+	index := p.Shards[len(p.Shards)-1]
+	if spec := index.Spec.(ImageIndexSpec); index.Key != p.Images[0].Shard || !slices.Equal(spec.Platforms, []string{"linux/amd64", "linux/arm64"}) ||
+		!slices.Equal(index.Deps, []digest.Digest{p.Images[1].Shard, p.Images[2].Shard}) {
+		t.Errorf("index %+v", index)
+	}
+	if want := "no farm member has made the index over linux/amd64, linux/arm64 of these images with format 1"; index.Reason(farm.SourceMiss) != want {
+		t.Errorf("reason: %s", index.Reason(farm.SourceMiss))
+	}
+
+	// One platform alone is the same image, under a Lock that knows of no index.
+	alone := bake(t, demo, context(), packages)
+	if len(alone.Images) != 1 || alone.Images[0] != p.Images[1] {
+		t.Errorf("alone %+v, with another platform %+v", alone.Images, p.Images[1])
+	}
+	if l := Lock(parse(t, demo), nil, nil); l.Formats[string(farm.KindIndex)] != 0 {
+		t.Errorf("formats of a Lock for one platform: %v", l.Formats)
 	}
 }
 
@@ -414,7 +438,7 @@ func TestDecide(t *testing.T) {
 	}
 
 	for i, d := range p.Decide(func(digest.Digest) bool { return false }) {
-		if s := p.Shards[i]; s.Label == "convert libc6 2.36-9" && d.Reason != "no farm member has converted libc6 2.36-9 with format 1" {
+		if s := p.Shards[i]; s.Label == "convert libc6 2.36-9 amd64" && d.Reason != "no farm member has converted libc6 2.36-9 amd64 with format 1" {
 			t.Errorf("reason: %s", d.Reason)
 		}
 	}

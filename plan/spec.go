@@ -16,6 +16,7 @@ var Formats = map[farm.Kind]int{
 	farm.KindCut:      1,
 	farm.KindAssemble: 1,
 	farm.KindImage:    1,
+	farm.KindIndex:    1,
 }
 
 // ObserveSpec asks what the mirrors of a suite have now.
@@ -137,10 +138,15 @@ type ImageSpec struct {
 	Roles    []string      `json:"roles"` // of the layers, for their history entries
 }
 
-// ImageOutput is the output of image.
+// ImageIndexSpec asks for an OCI image index over the images that its dependencies make.
+type ImageIndexSpec struct {
+	Platforms []string `json:"platforms"` // of the images, in the order of the dependencies: sorted
+}
+
+// ImageOutput is the output of image and index.
 type ImageOutput struct {
-	Manifest  digest.Digest   `json:"manifest"`
+	Manifest  digest.Digest   `json:"manifest"` // of the image, or the index itself
 	MediaType string          `json:"mediaType"`
-	Size      int64           `json:"size"`  // manifest, config and layers
-	Blobs     []digest.Digest `json:"blobs"` // config and layers
+	Size      int64           `json:"size"`  // of all that a puller of it can be sent, each blob once
+	Blobs     []digest.Digest `json:"blobs"` // what it refers to: config and layers, or manifests
 }

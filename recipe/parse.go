@@ -16,6 +16,9 @@ import (
 // DefaultPlatform is the platform of an output that names none.
 const DefaultPlatform = "linux/amd64"
 
+// Platforms are those that this release bakes for.
+var Platforms = []string{"linux/amd64", "linux/arm64"}
+
 // MaxRecipe is the size limit of a recipe's text, --set values included, in bytes.
 const MaxRecipe = 1 << 20
 
@@ -342,6 +345,12 @@ func readOutputs(v strict.Value) []Output {
 
 var platformForm = regexp.MustCompile(`^[a-z0-9]+/[a-z0-9_]+(/[a-z0-9.]+)?$`)
 
+// otherNames of the platforms, as other tools write them. One name each, so that a Lock and an image have only one.
+var otherNames = map[string]string{
+	"amd64": "linux/amd64", "x86_64": "linux/amd64", "linux/x86_64": "linux/amd64",
+	"arm64": "linux/arm64", "aarch64": "linux/arm64", "linux/aarch64": "linux/arm64", "linux/arm64/v8": "linux/arm64",
+}
+
 func readOCI(v strict.Value) *OCIOutput {
 	out := &OCIOutput{Platforms: []string{DefaultPlatform}}
 	f, ok := v.Fields("{platforms: [linux/amd64]}", "platforms")
@@ -352,17 +361,20 @@ func readOCI(v strict.Value) *OCIOutput {
 	if !ok {
 		return out
 	}
-	names, at, ok := v.Texts("[linux/amd64]")
+	names, at, ok := v.Texts("[linux/amd64, linux/arm64]")
 	if ok && len(names) == 0 {
 		v.Refuse("is empty; write [linux/amd64], or leave it out for just that")
 	}
+	known := strings.Join(Platforms, " or ")
 	for i, name := range names {
 		switch {
-		case name == DefaultPlatform:
+		case slices.Contains(Platforms, name):
+		case otherNames[name] != "":
+			at[i].Refuse("%q is another name of %s; write that", name, otherNames[name])
 		case platformForm.MatchString(name):
-			at[i].Refuse("%q is not in this release of bakefarm yet; write %s", clip(name), DefaultPlatform)
+			at[i].Refuse("%q is not in this release of bakefarm yet; write %s", clip(name), known)
 		default:
-			at[i].Refuse("%q is no platform; write os/architecture: %s", clip(name), DefaultPlatform)
+			at[i].Refuse("%q is no platform; write os/architecture: %s", clip(name), known)
 		}
 	}
 	out.Platforms = sortedSet(names)

@@ -310,8 +310,11 @@ func TestParseErrors(t *testing.T) {
 			`f:5:27: outputs[0].disk: is not in this release of bakefarm yet; write {oci: {platforms: [linux/amd64]}}`}},
 		{"oci twice", minimal + "outputs: [{oci: {}}, {oci: {}}]\n", []string{`f:5:22: outputs[1]: is a second oci output; name all platforms in one`}},
 		{"platforms", minimal + "outputs: [{oci: {platforms: [linux/amd64, linux/arm64, arm]}}]\n", []string{
-			`f:5:43: outputs[0].oci.platforms[1]: "linux/arm64" is not in this release of bakefarm yet; write linux/amd64`,
-			`f:5:56: outputs[0].oci.platforms[2]: "arm" is no platform; write os/architecture: linux/amd64`}},
+			`f:5:56: outputs[0].oci.platforms[2]: "arm" is no platform; write os/architecture: linux/amd64 or linux/arm64`}},
+		{"other platforms", minimal + "outputs: [{oci: {platforms: [linux/arm/v7, linux/arm64/v8, linux/x86_64]}}]\n", []string{
+			`f:5:30: outputs[0].oci.platforms[0]: "linux/arm/v7" is not in this release of bakefarm yet; write linux/amd64 or linux/arm64`,
+			`f:5:44: outputs[0].oci.platforms[1]: "linux/arm64/v8" is another name of linux/arm64; write that`,
+			`f:5:60: outputs[0].oci.platforms[2]: "linux/x86_64" is another name of linux/amd64; write that`}},
 		{"no platforms", minimal + "outputs: [{oci: {platforms: []}}]\n", []string{
 			`f:5:29: outputs[0].oci.platforms: is empty; write [linux/amd64], or leave it out for just that`}},
 

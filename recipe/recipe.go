@@ -69,7 +69,7 @@ type Output struct {
 
 // OCIOutput asks for an OCI image.
 type OCIOutput struct {
-	Platforms []string `json:"platforms"` // "linux/amd64"
+	Platforms []string `json:"platforms"` // "linux/amd64", sorted; of several there is an index too
 }
 
 // Publish says where a finished bake goes. It acts on every request, also on a cached one, and is no part of the Lock.

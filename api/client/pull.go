@@ -24,7 +24,8 @@ const refName = "org.opencontainers.image.ref.name"
 
 // PullOCI copies an image through the registry API into an OCI image layout at dir, which is made when it is not there.
 // Blobs that the layout has already are not fetched again, every other one is verified, and the image stands in the
-// index under its name and version. received counts the bytes that travelled; it may be nil.
+// index under its name and version, in place of what stood there under that: an index over platforms and the image of one
+// of them have the same. received counts the bytes that travelled; it may be nil.
 func (c *Client) PullOCI(ctx context.Context, image api.CatalogImage, dir string, received func(int64)) error {
 	repository, err := name.NewRepository(c.base.Host+"/"+image.Name, c.nameOptions()...)
 	if err != nil {
@@ -43,20 +44,21 @@ func (c *Client) PullOCI(ctx context.Context, image api.CatalogImage, dir string
 	if err != nil {
 		return err
 	}
+	byDigest, byName := match.Digests(hash), match.Name(image.Ref)
+	same := func(d v1.Descriptor) bool { return byDigest(d) || byName(d) }
 	options := []layout.Option{layout.WithAnnotations(map[string]string{refName: image.Ref})}
 	if descriptor.MediaType.IsIndex() {
 		index, err := descriptor.ImageIndex()
 		if err != nil {
 			return err
 		}
-		err = target.ReplaceIndex(index, match.Digests(hash), options...)
-		return wrapPull(image.Ref, err)
+		return wrapPull(image.Ref, target.ReplaceIndex(index, same, options...))
 	}
 	img, err := descriptor.Image()
 	if err != nil {
 		return err
 	}
-	return wrapPull(image.Ref, target.ReplaceImage(img, match.Digests(hash), options...))
+	return wrapPull(image.Ref, target.ReplaceImage(img, same, options...))
 }
 
 func wrapPull(ref string, err error) error {

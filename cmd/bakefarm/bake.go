@@ -132,8 +132,16 @@ func verdict(cmd *cobra.Command, b api.Bake, d time.Duration) error {
 func imageTable(w *tabwriter.Writer, images []api.Image) {
 	row(w, "IMAGE", "KIND", "PLATFORM", "SIZE", "DIGEST")
 	for _, i := range images {
-		row(w, i.Ref, i.Kind, i.Platform, size(i.Size), i.Digest)
+		row(w, i.Ref, i.Kind, platform(i), size(i.Size), i.Digest)
 	}
+}
+
+// platform says for people what an image is for.
+func platform(i api.Image) string {
+	if i.Platform == "" {
+		return "index" // over all platforms
+	}
+	return i.Platform
 }
 
 func newLock(cli *cli) *cobra.Command {

@@ -107,7 +107,7 @@ func newBakesShow(cli *cli) *cobra.Command {
 				row(w, "accepted", b.AcceptedAt.Format(time.RFC3339))
 				row(w, "took", duration(b))
 				for _, i := range b.Images {
-					row(w, "image", fmt.Sprintf("%s %s %s %s", i.Ref, i.Platform, size(i.Size), i.Digest))
+					row(w, "image", fmt.Sprintf("%s %s %s %s", i.Ref, platform(i), size(i.Size), i.Digest))
 				}
 			})
 		}),

@@ -18,7 +18,7 @@ import (
 var fixture = sync.OnceValue(func() []debtest.Package {
 	required := map[string]string{"Priority": "required"}
 	essential := map[string]string{"Priority": "required", "Essential": "yes"}
-	return []debtest.Package{
+	packages := []debtest.Package{
 		{Name: "base-files", Version: "12.4+deb12u1", Architecture: "amd64", Fields: essential, Compression: "xz", Entries: []debtest.Entry{
 			{Name: "bin/"}, {Name: "etc/"}, {Name: "etc/debian_version", Content: "12.1\n"}, {Name: "root/", Mode: 0o700},
 			{Name: "etc/os-release", Link: "../usr/lib/os-release"}, {Name: "tmp/", Mode: 0o1777}, {Name: "usr/"}, {Name: "usr/bin/"}, {Name: "usr/lib/"},
@@ -49,7 +49,32 @@ var fixture = sync.OnceValue(func() []debtest.Package {
 			{Name: "usr/share/zoneinfo/Zulu", Link: "UTC"},
 		}},
 	}
+	for _, p := range packages {
+		if p.Architecture == "amd64" {
+			packages = append(packages, forARM(p))
+		}
+	}
+	return packages
 })
+
+// forARM makes of a package what arm64 has under its name: other programs, other directories, no /lib64.
+func forARM(p debtest.Package) debtest.Package {
+	elsewhere := strings.NewReplacer("x86_64-linux-gnu", "aarch64-linux-gnu", "lib64/", "lib/", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1")
+	p.Architecture = "arm64"
+	entries := p.Entries
+	p.Entries = nil
+	for _, e := range entries {
+		if e.Name == "lib64/" {
+			continue
+		}
+		e.Name, e.Link = elsewhere.Replace(e.Name), elsewhere.Replace(e.Link)
+		if e.Mode&0o111 != 0 && e.Content != "" {
+			e.Content = "for arm64 " + e.Content
+		}
+		p.Entries = append(p.Entries, e)
+	}
+	return p
+}
 
 func with(fields map[string]string, more ...string) map[string]string {
 	all := map[string]string{}

@@ -37,7 +37,7 @@ func newImagesLs(cli *cli) *cobra.Command {
 			return cli.print(cmd, images, func(w *tabwriter.Writer) {
 				row(w, "NAME", "VERSION", "NR", "KIND", "PLATFORM", "SIZE", "CHANNELS", "BAKED", "DIGEST")
 				for _, i := range images {
-					row(w, i.Name, i.Version, i.Sequence, i.Kind, i.Platform, size(i.Size), strings.Join(i.Channels, ","), age(i.CreatedAt), i.Digest)
+					row(w, i.Name, i.Version, i.Sequence, i.Kind, platform(i.Image), size(i.Size), strings.Join(i.Channels, ","), age(i.CreatedAt), i.Digest)
 				}
 			})
 		}),
@@ -64,7 +64,7 @@ func newImagesShow(cli *cli) *cobra.Command {
 						fmt.Fprintln(w)
 					}
 					row(w, "image", i.Ref)
-					row(w, "kind", i.Kind+" "+i.Platform)
+					row(w, "kind", i.Kind+" "+platform(i.Image))
 					row(w, "digest", i.Digest)
 					row(w, "size", size(i.Size))
 					row(w, "number", i.Sequence)
@@ -108,16 +108,22 @@ func newImagesPull(cli *cli) *cobra.Command {
 		}),
 	}
 	cmd.Flags().StringVar(&dir, "oci", "", "directory of the OCI layout; made when it is not there")
-	cmd.Flags().StringVar(&platform, "platform", "", "which image, when the version has several: linux/amd64")
+	cmd.Flags().StringVar(&platform, "platform", "", "which image of several: linux/amd64; without it all of them, under their index")
 	return cmd
 }
 
-// choose picks the OCI image that is meant.
+// choose picks the OCI image that is meant: that of the platform, else the index over all, else the only one.
 func choose(images []api.CatalogImage, ref, platform string) (api.CatalogImage, error) {
 	var fit []api.CatalogImage
 	var have []string
 	for _, i := range images {
 		if i.Kind != "oci" {
+			continue
+		}
+		if i.Platform == "" {
+			if platform == "" {
+				return i, nil
+			}
 			continue
 		}
 		have = append(have, i.Platform)

@@ -1,5 +1,6 @@
-// Package oci writes the two JSON documents of an OCI image, its configuration and its manifest, in one canonical form:
-// equal input makes equal bytes. It follows the OCI image specification 1.1 and is pure.
+// Package oci writes the JSON documents of an OCI image, its configuration and its manifest, and the index over the images
+// of several platforms, in one canonical form: equal input makes equal bytes. It follows the OCI image specification 1.1
+// and is pure.
 package oci
 
 import (
@@ -45,7 +46,9 @@ type Platform struct {
 	Variant      string // "v8", or empty
 }
 
-// ParsePlatform parses "linux/arm64" or "linux/arm64/v8".
+// ParsePlatform parses "linux/amd64" or "linux/arm/v7". "linux/arm64" is "linux/arm64/v8": there was no arm64 before v8,
+// and the images that everybody builds upon say so in their indexes and configurations, for the clients that compare
+// variants by their text.
 func ParsePlatform(s string) (Platform, error) {
 	parts := strings.Split(s, "/")
 	if len(parts) < 2 || len(parts) > 3 || slices.Contains(parts, "") {
@@ -55,7 +58,18 @@ func ParsePlatform(s string) (Platform, error) {
 	if len(parts) == 3 {
 		p.Variant = parts[2]
 	}
+	if p.Architecture == "arm64" && p.Variant == "" {
+		p.Variant = "v8"
+	}
 	return p, nil
+}
+
+func (p Platform) String() string {
+	s := p.OS + "/" + p.Architecture
+	if p.Variant != "" {
+		s += "/" + p.Variant
+	}
+	return s
 }
 
 // Layer is a layer of an image, lowest first.
@@ -116,6 +130,43 @@ func NewManifest(config []byte, layers []Layer) ([]byte, error) {
 		m.Layers = append(m.Layers, v1.Descriptor{MediaType: v1.MediaTypeImageLayerGzip, Digest: l.Digest, Size: l.Size})
 	}
 	return encode("manifest", m)
+}
+
+// Manifest is an image's manifest in an index.
+type Manifest struct {
+	Platform Platform
+	Digest   digest.Digest
+	Size     int64 // of the manifest itself, in bytes
+}
+
+// NewIndex writes the image index (application/vnd.oci.image.index.v1+json) over manifests from NewManifest, in their
+// order: where several fit, clients take the first.
+func NewIndex(manifests []Manifest) ([]byte, error) {
+	index := v1.Index{
+		Versioned: specs.Versioned{SchemaVersion: 2},
+		MediaType: v1.MediaTypeImageIndex,
+		Manifests: []v1.Descriptor{},
+	}
+	seen := make(map[Platform]bool)
+	for _, m := range manifests {
+		p := m.Platform
+		switch err := m.Digest.Validate(); {
+		case p.OS == "" || p.Architecture == "":
+			return nil, fmt.Errorf("index: %s: want an operating system and an architecture", m.Digest)
+		case seen[p]:
+			return nil, fmt.Errorf("index: %s is there twice", p)
+		case err != nil:
+			return nil, fmt.Errorf("index: %s: digest %q: %w", p, m.Digest, err)
+		case m.Size <= 0:
+			return nil, fmt.Errorf("index: %s: size is %d, want more than 0", p, m.Size)
+		}
+		seen[p] = true
+		index.Manifests = append(index.Manifests, v1.Descriptor{
+			MediaType: v1.MediaTypeImageManifest, Digest: m.Digest, Size: m.Size,
+			Platform: &v1.Platform{OS: p.OS, Architecture: p.Architecture, Variant: p.Variant},
+		})
+	}
+	return encode("index", index)
 }
 
 func (l Layer) validate() error {

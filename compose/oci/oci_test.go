@@ -82,6 +82,52 @@ func TestEmptyImageHasArrays(t *testing.T) {
 	}
 }
 
+func TestIndex(t *testing.T) {
+	amd64, err := ParsePlatform("linux/amd64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	arm64, err := ParsePlatform("linux/arm64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if full, err := ParsePlatform("linux/arm64/v8"); full != arm64 || err != nil {
+		t.Errorf("linux/arm64/v8 is %v, %v; linux/arm64 is %v", full, err, arm64)
+	}
+	manifests := []Manifest{{amd64, digest.FromString("amd64"), 500}, {arm64, digest.FromString("arm64"), 501}}
+	index, err := NewIndex(manifests)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[` +
+		`{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"sha256:AMD","size":500,"platform":{"architecture":"amd64","os":"linux"}},` +
+		`{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"sha256:ARM","size":501,"platform":{"architecture":"arm64","os":"linux","variant":"v8"}}]}`
+	if w := strings.NewReplacer("AMD", manifests[0].Digest.Encoded(), "ARM", manifests[1].Digest.Encoded()).Replace(want); string(index) != w {
+		t.Errorf("index is\n%s\nwant\n%s", index, w)
+	}
+	im, err := v1.ParseIndexManifest(bytes.NewReader(index))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, m := range im.Manifests {
+		if m.Digest.String() != manifests[i].Digest.String() || m.Platform.String() != manifests[i].Platform.String() {
+			t.Errorf("go-containerregistry reads %+v", m)
+		}
+	}
+	for name, spoil := range map[string]func(*Manifest){
+		"no platform":  func(m *Manifest) { m.Platform = Platform{} },
+		"amd64 twice":  func(m *Manifest) { m.Platform = amd64 },
+		"no digest":    func(m *Manifest) { m.Digest = "" },
+		"without size": func(m *Manifest) { m.Size = 0 },
+	} {
+		m := manifests[1]
+		spoil(&m)
+		if _, err := NewIndex([]Manifest{manifests[0], m}); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
 func TestRefuses(t *testing.T) {
 	for name, spoil := range map[string]func(*Layer){
 		"role":   func(l *Layer) { l.Role = "" },

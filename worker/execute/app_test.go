@@ -122,6 +122,36 @@ func TestAppImage(t *testing.T) {
 		t.Errorf("size %d, media type %s; want %d", image.Size, image.MediaType, size)
 	}
 
+	// The same app for another platform, and the index over both: what they share is counted once.
+	var arm, index plan.ImageOutput
+	b.must(farm.KindImage, plan.ImageSpec{Platform: "linux/arm64", Roles: []string{plan.RoleApp}}, &arm, app)
+	b.must(farm.KindIndex, plan.ImageIndexSpec{Platforms: []string{"linux/amd64", "linux/arm64"}}, &index, image, arm)
+	raw := b.read(index.Manifest)
+	var list v1.Index
+	if err := json.Unmarshal(raw, &list); err != nil || len(list.Manifests) != 2 {
+		t.Fatalf("index %s: %v", raw, err)
+	}
+	for i, want := range []digest.Digest{image.Manifest, arm.Manifest} {
+		if d := list.Manifests[i]; d.Digest != want || d.Size != int64(len(b.read(want))) || index.Blobs[i] != want {
+			t.Errorf("manifest %d of the index: %+v, want %s", i, d, want)
+		}
+	}
+	if p := list.Manifests[1].Platform; p.Architecture != "arm64" || p.Variant != "v8" {
+		t.Errorf("platform: %+v", p)
+	}
+	if want := int64(len(raw)) + image.Size + arm.Size - app.Size; index.Size != want || index.MediaType != v1.MediaTypeImageIndex {
+		t.Errorf("size %d, media type %s; want %d", index.Size, index.MediaType, want)
+	}
+	var none plan.ImageOutput
+	if err := b.run(farm.KindIndex, plan.ImageIndexSpec{Platforms: []string{"linux/amd64", "linux/arm64"}}, &none, image); err == nil {
+		t.Error("two platforms over one image: accepted")
+	}
+	lost := arm
+	lost.Manifest = digest.FromString("lost")
+	if err := b.run(farm.KindIndex, plan.ImageIndexSpec{Platforms: []string{"linux/amd64", "linux/arm64"}}, &none, image, lost); err == nil {
+		t.Error("an image that is not in the store: accepted")
+	}
+
 	// Another worker makes the same of everything.
 	other := newBench(t, b.store)
 	if again := other.bakeApp(files, dirs); again != app {

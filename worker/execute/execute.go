@@ -6,6 +6,7 @@
 //	cut       chunks of app files ─▶ member     ┘ to the worker's cache, where assemble wants them
 //	assemble  members' inventories ─▶ head; head ‖ members ─▶ layer
 //	image     layers ─▶ configuration, manifest
+//	index     images of several platforms ─▶ index
 //
 // An executor stores through one imagestore.Writer and commits it last: whatever fails or is cancelled leaves nothing
 // behind that anybody can see. It depends on its task alone, so it may run twice, anywhere, and makes the same output;
@@ -63,6 +64,7 @@ var executors = map[farm.Kind]func(context.Context, *job, json.RawMessage) (any,
 	farm.KindCut:      with(cut),
 	farm.KindAssemble: with(assemble),
 	farm.KindImage:    with(image),
+	farm.KindIndex:    with(index),
 }
 
 // with decodes the spec for an executor.

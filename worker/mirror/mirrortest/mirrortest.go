@@ -12,6 +12,7 @@ import (
 	"crypto"
 	"crypto/sha256"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -29,7 +30,7 @@ import (
 	"github.com/ulikunitz/xz"
 )
 
-// Suite, Component and Arch are what New publishes.
+// Suite, Component and Arch are what New publishes, with an index for every other architecture that a package has.
 const (
 	Suite     = "bookworm"
 	Component = "main"
@@ -167,18 +168,28 @@ func (m *Mirror) sign(suite string) {
 	if endings == nil {
 		endings = []string{"", ".gz", ".xz"}
 	}
+	arches := map[string]bool{Arch: true}
+	for _, packages := range p.components {
+		for _, one := range packages {
+			if arch := field(one.Control, "Architecture"); arch != "all" {
+				arches[arch] = true
+			}
+		}
+	}
 	var components []string
 	var sums strings.Builder
 	for component, packages := range p.components {
 		components = append(components, component)
-		dir := component + "/binary-" + Arch + "/"
-		text := m.pool(component, packages)
-		for _, ending := range endings {
-			raw := m.compress(ending, text)
-			fmt.Fprintf(&sums, " %x %d %sPackages%s\n", sha256.Sum256(raw), len(raw), dir, ending)
-			m.files[dists+dir+"Packages"+ending] = raw
-			if !p.options.NoByHash {
-				m.files[fmt.Sprintf("%s%sby-hash/SHA256/%x", dists, dir, sha256.Sum256(raw))] = raw
+		for arch := range arches {
+			dir := component + "/binary-" + arch + "/"
+			text := m.pool(component, arch, packages)
+			for _, ending := range endings {
+				raw := m.compress(ending, text)
+				fmt.Fprintf(&sums, " %x %d %sPackages%s\n", sha256.Sum256(raw), len(raw), dir, ending)
+				m.files[dists+dir+"Packages"+ending] = raw
+				if !p.options.NoByHash {
+					m.files[fmt.Sprintf("%s%sby-hash/SHA256/%x", dists, dir, sha256.Sum256(raw))] = raw
+				}
 			}
 		}
 	}
@@ -199,7 +210,7 @@ func (m *Mirror) sign(suite string) {
 	const date = "Mon, 02 Jan 2006 15:04:05 UTC"
 	text := fmt.Sprintf("Origin: Fixture\nSuite: %s\nCodename: %s\nDate: %s\nValid-Until: %s\nAcquire-By-Hash: %s\n"+
 		"Architectures: %s\nComponents: %s\nSHA256:\n%s", codename, codename, m.now.UTC().Format(date), until.UTC().Format(date),
-		byHash, Arch, strings.Join(components, " "), sums.String())
+		byHash, strings.Join(slices.Sorted(maps.Keys(arches)), " "), strings.Join(components, " "), sums.String())
 	if p.options.Unsigned {
 		m.files[dists+"Release"] = []byte(text)
 		return
@@ -224,12 +235,15 @@ func ClearSign(t testing.TB, key *openpgp.Entity, text []byte) []byte {
 	return b.Bytes()
 }
 
-// pool stores the packages and returns the text of their Packages file.
-func (m *Mirror) pool(component string, packages []Package) []byte {
+// pool stores the packages of an architecture, and those for all, and returns the text of their Packages file.
+func (m *Mirror) pool(component, arch string, packages []Package) []byte {
 	var text bytes.Buffer
 	for _, p := range packages {
-		name, version := field(p.Control, "Package"), field(p.Control, "Version")
-		file := fmt.Sprintf("pool/%s/%s/%s_%s_%s.deb", component, name, name, version, field(p.Control, "Architecture"))
+		name, version, its := field(p.Control, "Package"), field(p.Control, "Version"), field(p.Control, "Architecture")
+		if its != arch && its != "all" {
+			continue
+		}
+		file := fmt.Sprintf("pool/%s/%s/%s_%s_%s.deb", component, name, name, version, its)
 		m.files[file] = p.Deb
 		fmt.Fprintf(&text, "%s\nFilename: %s\nSize: %d\nSHA256: %x\n\n", strings.TrimRight(p.Control, "\n"), file, len(p.Deb), sha256.Sum256(p.Deb))
 	}
