@@ -67,6 +67,7 @@ func (b *bench) note(format string, args ...any) {
 // measure asks a question and keeps the answer. bakefarm must have one.
 func (b *bench) measure(what string, rounds int, by ...*contender) {
 	b.t.Helper()
+	b.t.Log(what) // some minutes of silence look like a fault
 	m := &measurement{what, by}
 	m.rounds(rounds)
 	if m.by[0].err != nil {
