@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -239,6 +240,10 @@ func (f *flight) noteEarly(ref farm.ShardRef) {
 	was := f.early[i]
 	if was.Source == farm.SourceMiss || was.Source == farm.SourceShared { // what it was come by first
 		ref.Source, ref.Reason = was.Source, was.Reason
+		f.mu.Lock()
+		ended := f.inbox[ref.ID]
+		f.mu.Unlock()
+		ref.Worker, ref.Took = cmp.Or(ended.Worker, was.Worker), cmp.Or(ended.Took, was.Took)
 	}
 	f.early[i] = ref
 }
