@@ -62,7 +62,6 @@ func (a *API) getImage(ctx context.Context, in *imageRef) (*body[[]CatalogImage]
 	if err != nil {
 		return nil, err
 	}
-	slices.SortFunc(rows, func(a, b catalog.ImageRow) int { return farm.CompareImages(a.Image, b.Image) })
 	images, err := a.showImages(ctx, rows)
 	return &body[[]CatalogImage]{images}, err
 }
@@ -98,11 +97,20 @@ func (a *API) resolve(ctx context.Context, ref string) (catalog.ImageRow, error)
 	return a.Catalog.Image(ctx, name+":"+channel.Version)
 }
 
-// showImages adds to each image the channels that point to it.
+// showImages adds to each image the channels that point to it. Those of one version, which stand together, come in the
+// version's order.
 func (a *API) showImages(ctx context.Context, rows []catalog.ImageRow) ([]CatalogImage, error) {
 	images := make([]CatalogImage, 0, len(rows))
 	if len(rows) == 0 {
 		return images, nil
+	}
+	for start := 0; start < len(rows); {
+		end := start + 1
+		for end < len(rows) && rows[end].Name == rows[start].Name && rows[end].Version == rows[start].Version {
+			end++
+		}
+		slices.SortFunc(rows[start:end], func(a, b catalog.ImageRow) int { return farm.CompareImages(a.Image, b.Image) })
+		start = end
 	}
 	of := rows[0].Name + "@" // of one name, or of all
 	for _, r := range rows {

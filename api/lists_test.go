@@ -231,6 +231,40 @@ func TestPullOCI(t *testing.T) {
 	}
 }
 
+// The images of a version for several platforms come after its index, and what they share counts once.
+func TestPlatforms(t *testing.T) {
+	s := serve(t)
+	index := farm.Image{Digest: digest.FromString("index"), Kind: farm.ImageOCI, Size: 150}
+	arm := farm.Image{Digest: digest.FromString("arm64"), Kind: farm.ImageOCI, Platform: "linux/arm64", Size: 100}
+	amd := farm.Image{Digest: digest.FromString("amd64"), Kind: farm.ImageOCI, Platform: "linux/amd64", Size: 90}
+	disk := farm.Image{Digest: digest.FromString("disk"), Kind: "disk", Platform: "linux/amd64", Size: 1000}
+	for _, name := range []string{"one", "two"} {
+		s.Version(t, name, arm, disk, index, amd)
+	}
+	want := []digest.Digest{index.Digest, disk.Digest, amd.Digest, arm.Digest}
+	shown, err := s.client.Image(t.Context(), "two")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := s.client.Images(t.Context(), "", "", 0)
+	if err != nil || len(page.Items) != 8 {
+		t.Fatalf("%+v %v", page, err)
+	}
+	for i, list := range [][]api.CatalogImage{shown, page.Items[:4], page.Items[4:]} {
+		var got []digest.Digest
+		for _, image := range list {
+			got = append(got, image.Digest)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("list %d: %v", i, list)
+		}
+	}
+	plan, err := s.client.RetentionPlan(t.Context(), api.RetentionRequest{})
+	if err != nil || len(plan.Verdicts) != 2 || plan.Verdicts[0].Size != 1150 {
+		t.Errorf("%+v %v", plan, err)
+	}
+}
+
 // deploying runs the farm's deploy.
 func (s *service) deploying() {
 	s.t.Helper()

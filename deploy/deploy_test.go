@@ -358,6 +358,29 @@ func TestPublishing(t *testing.T) {
 	}
 }
 
+func TestIndexIsPublished(t *testing.T) {
+	b, r := newBus(t), &registry{}
+	run(t, deploy.Config{Bus: b, Push: r.push})
+	commit(t, b, "a1", "registry.example/cart:{{.Version}}")
+	v, revision, err := b.Versions.Get(t.Context(), "shop/cart@a1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk := farm.Image{Name: v.Name, Kind: "disk", Digest: digest.FromString("disk")}
+	index := farm.Image{Name: v.Name, Kind: farm.ImageOCI, Digest: digest.FromString("index")}
+	arm := farm.Image{Name: v.Name, Kind: farm.ImageOCI, Platform: "linux/arm64", Digest: digest.FromString("arm64")}
+	v.Images = append(v.Images, disk, index, arm)
+	if _, err := b.Versions.Update(t.Context(), "shop/cart@a1", v, revision); err != nil {
+		t.Fatal(err)
+	}
+	mustPromote(t, b, "a1")
+	target := "registry.example/cart:a1"
+	is(t, b, "a1 "+target, farm.PublicationDone)
+	if got := r.has(target); got != index.Digest {
+		t.Errorf("published %s, want the index", got)
+	}
+}
+
 func TestPublishingFails(t *testing.T) {
 	b := newBus(t)
 	hopeless := errors.New("wrong password")
