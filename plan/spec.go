@@ -14,7 +14,7 @@ var Formats = map[farm.Kind]int{
 	farm.KindSolve:    1,
 	farm.KindConvert:  1,
 	farm.KindCut:      1,
-	farm.KindAssemble: 1,
+	farm.KindAssemble: 2,
 	farm.KindImage:    1,
 	farm.KindIndex:    1,
 }

@@ -18,6 +18,12 @@ func merge(p string) (merged, alias string) {
 	return p, ""
 }
 
+// MergedPath is the path in the layer of an absolute path, such as /bin/sh: without the slash in front, merged-/usr.
+func MergedPath(absolute string) string {
+	merged, _ := merge(strings.TrimPrefix(absolute, "/"))
+	return merged
+}
+
 // aliasesOf are the aliases that a system of the suite and architecture has from the beginning, as debootstrap makes
 // them: since trixie base-files itself ships them, and only lib64 is left of the old multilib directories.
 func aliasesOf(suite, arch string) []string {

@@ -113,7 +113,7 @@ func (l *layer) runs(ctx context.Context, dirs []recipe.TreeEntry, outputs []pla
 }
 
 // packages reads the records of an OS layer's packages. What it returns fills in what they hold: the head has their
-// directories, dpkg's database of them and the merged-/usr links.
+// directories, dpkg's database of them, the merged-/usr links and what no script makes.
 func (l *layer) packages(ctx context.Context, os plan.AssembleOS, outputs []plan.Member) (func() error, error) {
 	if len(os.Packages) != len(outputs) {
 		return nil, fmt.Errorf("spec: %d packages, but %d members", len(os.Packages), len(outputs))
@@ -144,7 +144,7 @@ func (l *layer) packages(ctx context.Context, os plan.AssembleOS, outputs []plan
 			return err
 		}
 		l.made = append(deb.MergedUsr(os.Suite, os.Arch, records), database...)
-		return nil
+		return l.configure(ctx, records, os.Arch)
 	}, err
 }
 

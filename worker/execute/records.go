@@ -5,57 +5,75 @@ import (
 	"sync"
 
 	"bakefarm/compose/deb"
+	"bakefarm/compose/debian"
 
 	"github.com/opencontainers/go-digest"
 )
 
-// maxRecords bounds what Records keeps, in bytes of text.
+// maxRecords bounds what Records keeps of either sort, in bytes of text.
 const maxRecords = 48 << 20
 
-// Records keeps packages' records decoded, by the digest of their encoding, those used last: every OS layer wants those
-// of all its packages, and decoding a minimal system's takes as long as hashing a third of its layer. Nobody changes a
-// record that is in here.
+// Records keeps what was read of packages, those used last: their records decoded, by the digest of their encoding, and
+// the facts of their members, by the digest of the tar. Every OS layer wants those of all its packages, and decoding a
+// minimal system's takes as long as hashing a third of its layer. Nobody changes what is in here.
 type Records struct {
-	mu     sync.Mutex
-	byName map[digest.Digest]*list.Element // of kept
-	recent *list.List
-	used   int
-}
-
-type kept struct {
-	name   digest.Digest
-	record *deb.Record
-	size   int
+	records *recent[*deb.Record]
+	facts   *recent[*debian.Facts]
 }
 
 // NewRecords makes an empty Records.
 func NewRecords() *Records {
-	return &Records{byName: make(map[digest.Digest]*list.Element), recent: list.New()}
+	return &Records{newRecent(weigh), newRecent((*debian.Facts).Size)}
 }
 
 // get returns a record, nil when it is not here.
-func (r *Records) get(name digest.Digest) *deb.Record {
+func (r *Records) get(name digest.Digest) *deb.Record { return r.records.get(name) }
+
+// put keeps a record that has been encoded to, or decoded from, the bytes of that digest.
+func (r *Records) put(name digest.Digest, record *deb.Record) { r.records.put(name, record) }
+
+// recent keeps values by digest, within maxRecords.
+type recent[V any] struct {
+	weigh func(V) int // about how much memory a value takes, in bytes
+
+	mu     sync.Mutex
+	byName map[digest.Digest]*list.Element // of kept
+	order  *list.List                      // the value used last is in front
+	used   int
+}
+
+type kept[V any] struct {
+	name  digest.Digest
+	value V
+	size  int
+}
+
+func newRecent[V any](weigh func(V) int) *recent[V] {
+	return &recent[V]{weigh: weigh, byName: map[digest.Digest]*list.Element{}, order: list.New()}
+}
+
+// get returns a value, the zero value when it is not here.
+func (r *recent[V]) get(name digest.Digest) (value V) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	el, ok := r.byName[name]
 	if !ok {
-		return nil
+		return value
 	}
-	r.recent.MoveToFront(el)
-	return el.Value.(kept).record
+	r.order.MoveToFront(el)
+	return el.Value.(kept[V]).value
 }
 
-// put keeps a record that has been encoded to, or decoded from, the bytes of that digest.
-func (r *Records) put(name digest.Digest, record *deb.Record) {
+func (r *recent[V]) put(name digest.Digest, value V) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if _, ok := r.byName[name]; ok {
 		return
 	}
-	k := kept{name, record, weigh(record)}
-	r.byName[name] = r.recent.PushFront(k)
+	k := kept[V]{name, value, r.weigh(value)}
+	r.byName[name] = r.order.PushFront(k)
 	for r.used += k.size; r.used > maxRecords; {
-		last := r.recent.Remove(r.recent.Back()).(kept)
+		last := r.order.Remove(r.order.Back()).(kept[V])
 		delete(r.byName, last.name)
 		r.used -= last.size
 	}
