@@ -101,9 +101,10 @@ func (s *system) has(p string) bool {
 	return made || s.files[p] || s.dirs[p]
 }
 
-// put adds a file, unless there is something, or no directory to hold it.
+// put adds a file, unless there is something, or no directory to hold it. What a package says may make no valid path:
+// that is left out.
 func (s *system) put(f compose.File) {
-	if s.has(f.Path) {
+	if f.Validate() != nil || s.has(f.Path) {
 		return
 	}
 	for d := path.Dir(f.Path); d != "."; d = path.Dir(d) {
