@@ -9,23 +9,21 @@
 //
 // # What Solve chooses
 //
-// The candidate of a name is its highest version over all indexes (at equal versions: the first index, so the order of
-// the sources is a preference, as it is for apt), or the version that the request pins with name=version. Only
-// candidates are ever installed.
+// What apt 2.6 chooses. docs/resolution.md has the rules for people and the differences that are meant; tests/apt compares
+// with apt-get itself, over a real archive.
 //
-// Variant minbase is debootstrap's: every package with Essential: yes or Priority: required, and apt. Variant none is the
-// named packages alone. Both are closed over Pre-Depends and Depends; Recommends are not followed. The minbase set is
-// closed first and the named packages on top of it, because that is what debootstrap followed by apt-get install does,
-// and choices between alternatives depend on it.
+//	policy    the candidate of each name: the version of the highest priority (apt_preferences(5)), of these the highest;
+//	          or the one that the request pins with name=version. Only candidates are ever installed.
+//	mark      depth first through Pre-Depends, Depends, Conflicts and Breaks, as apt's MarkInstall does: an alternative
+//	          that is met already is taken, else they are tried from left to right, and what cannot be is undone.
+//	repair    what is still broken after all was marked: by score, as apt's problem resolver does.
+//	sweep     what came with an attempt that failed goes again.
 //
-// An alternative that the set already satisfies is taken. Otherwise alternatives are tried from left to right, each
-// first as the real package, then as its providers: essential ones first, then by priority, then by name. (Where apt
-// itself has no rule left, it takes what its cache saw first; the name is the rule here.) An alternative whose own
-// dependencies or conflicts cannot be met is undone and the next one is tried. What the request cannot be without, through
-// dependencies that leave no choice, is known before the first choice, and whatever conflicts with it is no option. A choice
-// that was made before and stands is not reopened: a set that exists only after reopening one is refused, with both
-// packages named.
+// Variant minbase is debootstrap's: every package with Essential: yes or Priority: required, and apt. It is resolved
+// first, by itself, and is the installed system that the request then meets, because that is what debootstrap followed
+// by apt-get install does, and choices between alternatives depend on it. Variant none is the named packages on nothing.
+// Recommends are not followed.
 //
-// One preference is bakefarm's own: where usr-is-merged is an alternative, it wins, because every layer is merged-/usr
-// by construction and the other choice, usrmerge, would convert at run time what never needs converting.
+// The search is not complete, and is not meant to be: for a request where apt gives up although there is a set, so does
+// Solve, with the same packages named.
 package apt

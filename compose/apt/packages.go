@@ -34,7 +34,7 @@ type Package struct {
 	Essential bool
 	Important bool // Important or Protected: yes
 
-	PreDepends, Depends, Conflicts, Breaks, Provides, Replaces string
+	PreDepends, Depends, Conflicts, Breaks, Provides, Replaces, Recommends, Suggests, Enhances string
 }
 
 // field is a field of a Packages paragraph that is read; all others are skipped.
@@ -58,6 +58,9 @@ const (
 	fieldBreaks
 	fieldProvides
 	fieldReplaces
+	fieldRecommends
+	fieldSuggests
+	fieldEnhances
 )
 
 // fieldsByLength finds a field by the length of its name first: most lines of a Packages file are of no interest.
@@ -67,7 +70,8 @@ var fieldsByLength = func() (table [16][]fieldName) {
 		{"Priority", fieldPriority}, {"Multi-Arch", fieldMultiArch}, {"Filename", fieldFilename}, {"SHA256", fieldSHA256},
 		{"Size", fieldSize}, {"Essential", fieldEssential}, {"Important", fieldImportant}, {"Protected", fieldImportant},
 		{"Pre-Depends", fieldPreDepends}, {"Depends", fieldDepends}, {"Conflicts", fieldConflicts}, {"Breaks", fieldBreaks},
-		{"Provides", fieldProvides}, {"Replaces", fieldReplaces},
+		{"Provides", fieldProvides}, {"Replaces", fieldReplaces}, {"Recommends", fieldRecommends}, {"Suggests", fieldSuggests},
+		{"Enhances", fieldEnhances},
 	} {
 		table[len(f.name)] = append(table[len(f.name)], f)
 	}
@@ -226,5 +230,11 @@ func (p *Package) set(id field, value string) {
 		p.Provides = value
 	case fieldReplaces:
 		p.Replaces = value
+	case fieldRecommends:
+		p.Recommends = value
+	case fieldSuggests:
+		p.Suggests = value
+	case fieldEnhances:
+		p.Enhances = value
 	}
 }

@@ -30,6 +30,8 @@ const maxSignatures = 64
 // Release is a suite's index of indexes (the Release file; wiki.debian.org/DebianRepository/Format).
 type Release struct {
 	Origin        string
+	Label         string
+	Version       string // of the suite: 12.15
 	Suite         string // its role today: stable, oldstable-updates
 	Codename      string // its own name: bookworm, bookworm-updates
 	Date          time.Time
@@ -40,7 +42,10 @@ type Release struct {
 	// AllInEach: the Packages of every architecture also list the packages of architecture "all"
 	// (No-Support-for-Architecture-all: Packages, or "all" is not among the architectures).
 	AllInEach bool
-	Files     map[string]File // by path under the suite: main/binary-amd64/Packages.xz
+	// NotAutomatic and ButAutomaticUpgrades lower the priority of what the suite has, as for backports.
+	NotAutomatic, ButAutomaticUpgrades bool
+
+	Files map[string]File // by path under the suite: main/binary-amd64/Packages.xz
 }
 
 // File is what a Release says about one of its files.
@@ -69,11 +74,28 @@ func VerifyRelease(inRelease []byte, keyring openpgp.EntityList, now time.Time, 
 	if block == nil {
 		return nil, "", ErrUnsigned
 	}
-	fingerprint, err := verify(block, keyring, now)
+	return verifyRelease(block.Plaintext, block.Bytes, block.ArmoredSignature.Body, keyring, now, checkValidUntil)
+}
+
+// VerifyDetached is VerifyRelease for a Release file whose signature stands in a file of its own, Release.gpg.
+func VerifyDetached(text, signature []byte, keyring openpgp.EntityList, now time.Time, checkValidUntil bool) (*Release, string, error) {
+	if len(text) > MaxRelease || len(signature) > MaxRelease {
+		return nil, "", fmt.Errorf("it or its signature has more than %d bytes", MaxRelease)
+	}
+	packets := io.Reader(bytes.NewReader(signature))
+	if block, err := armor.Decode(bytes.NewReader(signature)); err == nil {
+		packets = block.Body
+	}
+	return verifyRelease(text, text, packets, keyring, now, checkValidUntil)
+}
+
+// verifyRelease reads a text whose signed form, with canonical line ends, has one of the signatures.
+func verifyRelease(text, signed []byte, signatures io.Reader, keyring openpgp.EntityList, now time.Time, checkValidUntil bool) (*Release, string, error) {
+	fingerprint, err := verify(signed, signatures, keyring, now)
 	if err != nil {
 		return nil, "", err
 	}
-	release, err := ParseRelease(block.Plaintext)
+	release, err := ParseRelease(text)
 	if err != nil {
 		return nil, "", err
 	}
@@ -97,9 +119,9 @@ func SignedText(raw []byte) (text []byte, ok bool) {
 
 // verify looks for one good signature. Every signature packet is checked on its own: the library's own loop stops at
 // the first one whose key it knows, even when that key has expired and the next one has not.
-func verify(block *clearsign.Block, keyring openpgp.EntityList, now time.Time) (string, error) {
+func verify(signed []byte, signatures io.Reader, keyring openpgp.EntityList, now time.Time) (string, error) {
 	config := &packet.Config{Time: func() time.Time { return now }}
-	packets := packet.NewReader(block.ArmoredSignature.Body)
+	packets := packet.NewReader(signatures)
 	var unknown []string
 	var failed error
 	for n := 0; ; n++ {
@@ -130,7 +152,7 @@ func verify(block *clearsign.Block, keyring openpgp.EntityList, now time.Time) (
 		if err := sig.Serialize(&one); err != nil {
 			return "", fmt.Errorf("its signature by key %s cannot be read: %w", id, err)
 		}
-		signer, err := openpgp.CheckDetachedSignature(keyring, bytes.NewReader(block.Bytes), &one, config)
+		signer, err := openpgp.CheckDetachedSignature(keyring, bytes.NewReader(signed), &one, config)
 		if err != nil {
 			failed = fmt.Errorf("the signature by key %s is not good: %w", id, err)
 			continue
@@ -199,6 +221,14 @@ func (r *Release) setField(name, value string) (err error) {
 	switch strings.ToLower(name) {
 	case "origin":
 		r.Origin = value
+	case "label":
+		r.Label = value
+	case "version":
+		r.Version = value
+	case "notautomatic":
+		r.NotAutomatic = value == "yes"
+	case "butautomaticupgrades":
+		r.ButAutomaticUpgrades = value == "yes"
 	case "suite":
 		r.Suite = value
 	case "codename":
@@ -249,6 +279,9 @@ const armorStart = "-----BEGIN PGP PUBLIC KEY BLOCK-----"
 func ReadKeyring(raw []byte) (openpgp.EntityList, error) {
 	if len(raw) > MaxKeyring {
 		return nil, fmt.Errorf("the keyring has %d bytes: more than %d", len(raw), MaxKeyring)
+	}
+	if len(raw) >= 12 && string(raw[8:12]) == "KBXf" {
+		return nil, errors.New("it is a GnuPG keybox, which apt does not read either: export its keys with gpg --no-default-keyring --keyring FILE --export")
 	}
 	if !bytes.Contains(raw, []byte(armorStart)) {
 		keys, err := openpgp.ReadKeyRing(bytes.NewReader(raw))

@@ -1,9 +1,9 @@
 package apt
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -21,7 +21,10 @@ const (
 type Request struct {
 	Arch     string   // Debian architecture: amd64
 	Variant  string   // VariantMinbase or VariantNone
-	Packages []string // name, name:arch or name=version; the order has no meaning
+	Packages []string // name, name:arch or name=version, also with a pattern; of two that exclude each other's dependencies the first one decides, as for apt
+
+	Archives []Archive // where the indexes come from, in their order; empty: nothing is known of any
+	Pins     []Pin     // in the order in which apt reads them: the first that fits counts
 }
 
 // Solution is the exact packages of a system, sorted by name.
@@ -36,21 +39,16 @@ type Chosen struct {
 	Index  int           // which of the indexes has it
 }
 
-// maxSteps bounds how many packages a solver may try, undone ones included. The largest desktops try some thousands; an
-// archive that is made to exhaust alternatives would try for ever.
-const maxSteps = 100_000
-
-// preferred are alternatives that win wherever they stand; see the package comment.
-var preferred = map[string]bool{"usr-is-merged": true}
-
-// Solve chooses the packages. The answer is a function of the arguments, and does not depend on the order of
-// req.Packages. Errors that people can act on are *UnknownError (names and versions that no index has) and *UnmetError
-// (in apt's own words).
+// Solve chooses the packages. The answer is a function of the arguments. Errors that people can act on are *UnknownError
+// (names and versions that no index has) and *UnmetError (in apt's own words).
 func Solve(req Request, indexes []*Index) (*Solution, error) {
 	if req.Arch == "" {
 		return nil, errors.New("solve: no architecture is given")
 	}
-	s := newSolver(req.Arch, indexes)
+	s, err := newSolver(req, indexes)
+	if err != nil {
+		return nil, err
+	}
 	wanted, err := s.resolve(req.Packages)
 	if err != nil {
 		return nil, err
@@ -61,479 +59,312 @@ func Solve(req Request, indexes []*Index) (*Solution, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := s.installAll(base); err != nil {
+		if err := s.install(base); err != nil {
 			return nil, err
 		}
+		s.settle()
 	case VariantNone:
 	default:
 		return nil, fmt.Errorf("solve: variant %q: use %q or %q", req.Variant, VariantMinbase, VariantNone)
 	}
-	if err := s.installAll(wanted); err != nil {
+	if err := s.install(wanted); err != nil {
 		return nil, err
 	}
 	return s.solution()
 }
 
-// offer is a package as an index has it.
-type offer struct {
-	*Package
-	index int
-}
-
-// provider is an offer under one of the names of its Provides field.
-type provider struct {
-	offer
-	as relation
-}
-
-// enemy is one Conflicts or Breaks entry of a package of the set.
-type enemy struct {
-	owner offer
-	field string
-	rel   relation
-}
-
-// facts are the parsed fields of a package.
-type facts struct {
-	depends   []dependency
-	conflicts []enemy
-	provides  []relation
-}
-
-type dependency struct {
-	field        string
-	alternatives []relation
-}
-
-// solver holds the candidates and the set as it grows.
+// solver is a universe with a plan in the making.
 type solver struct {
-	arch       string
-	indexes    []*Index
-	candidates map[string]offer      // the one version of a name that may be installed
-	providers  map[string][]provider // candidates by the virtual names that they provide; made on first use
-	facts      map[*Package]*facts
-
-	set    set // what is chosen so far
-	forced set // what every set for this request has: reached through dependencies that leave no choice
-	steps  int
+	universe
+	policy     *policy
+	wanted     []*node            // what the running step asks for
+	impossible map[*node]*version // candidates that were given up because of a dependency that nothing can meet
+	problems   map[*node]error    // candidates whose paragraphs are at fault
+	steps      int
 }
 
-func newSolver(arch string, indexes []*Index) *solver {
-	s := &solver{
-		arch: arch, indexes: indexes, facts: map[*Package]*facts{}, set: newSet(), forced: newSet(),
+func newSolver(req Request, indexes []*Index) (*solver, error) {
+	policy, err := newPolicy(req.Pins, req.Archives, len(indexes))
+	if err != nil {
+		return nil, err
 	}
+	s := &solver{
+		universe: universe{arch: req.Arch, indexes: indexes, nodes: map[string]*node{}, facts: map[*Package]*facts{}, mentions: map[string]int{}},
+		policy:   policy, impossible: map[*node]*version{}, problems: map[*node]error{},
+	}
+	return s, s.choose()
+}
+
+// choose finds the candidate of each name: of the versions with the highest priority the highest one, of equal versions
+// that of the first index. Priorities of 0 and below are no candidates.
+func (s *solver) choose() error {
 	n := 0
-	for _, x := range indexes {
+	for _, x := range s.indexes {
 		n += len(x.Packages)
 	}
-	s.candidates = make(map[string]offer, n)
-	for i, x := range indexes {
+	s.candidates = make(map[string]*version, n)
+	byPriority := !s.policy.plain()
+	pinned := map[string]bool{}
+	for i, x := range s.indexes {
+		if byPriority && s.policy.general[i] <= 0 && len(s.policy.specific) == 0 {
+			continue
+		}
 		for j := range x.Packages {
 			p := &x.Packages[j]
 			if !s.fits(p) {
 				continue
 			}
-			if old, ok := s.candidates[p.Name]; !ok || CompareVersions(p.Version, old.Version) > 0 {
-				s.candidates[p.Name] = offer{p, i}
+			if len(s.policy.specific) > 0 {
+				if _, known := pinned[p.Name]; !known {
+					pinned[p.Name] = s.policy.pinned(p.Name)
+				}
+				if pinned[p.Name] || s.policy.general[i] <= 0 {
+					continue
+				}
+			}
+			old := s.candidates[p.Name]
+			switch {
+			case old == nil:
+			case byPriority && s.policy.general[i] != s.policy.general[old.index]:
+				if s.policy.general[i] < s.policy.general[old.index] {
+					continue
+				}
+			case CompareVersions(p.Version, old.Version) <= 0:
+				continue
+			}
+			s.candidates[p.Name] = &version{p, i}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(pinned)) {
+		if pinned[name] {
+			if err := s.choosePinned(name); err != nil {
+				return err
 			}
 		}
 	}
-	return s
+	return nil
 }
 
-// fits reports whether a package runs on the architecture.
-func (s *solver) fits(p *Package) bool { return p.Arch == s.arch || p.Arch == "all" }
+// choosePinned finds the candidate of a name that pins are about.
+func (s *solver) choosePinned(name string) error {
+	all := s.versions(name)
+	var best *version
+	highest := 0
+	for i := 0; i < len(all); {
+		one, indexes := all[i], []int(nil)
+		for ; i < len(all) && all[i].Version == one.Version; i++ {
+			indexes = append(indexes, all[i].index)
+		}
+		priority, err := s.policy.priority(name, one.Version, indexes)
+		if err != nil {
+			return err
+		}
+		if priority > highest {
+			best, highest = one, priority
+		}
+	}
+	if best != nil {
+		s.candidates[name] = best
+	}
+	return nil
+}
 
-// resolve turns the names of a request into candidates, sorted by name. A pinned version becomes the candidate of its name.
-func (s *solver) resolve(names []string) ([]offer, error) {
+// versions lists all versions of a name, the highest first, of equal ones that of the first index.
+func (s *solver) versions(name string) []*version {
+	var all []*version
+	for i, x := range s.indexes {
+		for j := range x.Packages {
+			if p := &x.Packages[j]; p.Name == name && s.fits(p) {
+				all = append(all, &version{p, i})
+			}
+		}
+	}
+	slices.SortStableFunc(all, func(a, b *version) int { return CompareVersions(b.Version, a.Version) })
+	return all
+}
+
+// resolve turns the names of a request into nodes, in their order, each once. A pinned version becomes the candidate of its
+// name.
+func (s *solver) resolve(names []string) ([]*node, error) {
 	unknown := &UnknownError{}
-	byName := map[string]offer{}
-	names = slices.Clone(names)
-	slices.Sort(names)
 	pins := map[string]string{}
-	for _, text := range slices.Compact(names) {
-		name, version, pinned := strings.Cut(text, "=")
+	bare := make([]string, len(names))
+	for i, text := range names {
+		name, wanted, pinned := strings.Cut(text, "=")
 		name, arch, _ := strings.Cut(name, ":")
 		if arch != "" && arch != s.arch && arch != "native" && arch != "all" {
 			unknown.add("%s: this system is %s; packages of other architectures cannot be added", text, s.arch)
 			continue
 		}
-		if pinned {
-			if other, ok := pins[name]; ok && other != version {
-				unknown.add("%s: version %s is asked for as well", text, other)
-				continue
-			}
-			pins[name] = version
-			if err := s.pin(name, version); err != nil {
-				unknown.add("%s", err)
-				continue
-			}
-		}
-		o, err := s.named(name)
-		if err != nil {
-			unknown.add("%s", err)
+		bare[i] = name
+		if !pinned {
 			continue
 		}
-		byName[o.Name] = o
+		if other, ok := pins[name]; ok && other != wanted {
+			unknown.add("%s: version %s is asked for as well", text, other)
+			continue
+		}
+		pins[name] = wanted
+		if err := s.pin(name, wanted); err != nil {
+			unknown.add("%s", err)
+			bare[i] = ""
+		}
+	}
+	var list []*node
+	for _, name := range bare {
+		if name == "" {
+			continue
+		}
+		n, err := s.named(name)
+		if err != nil {
+			unknown.add("%s", err)
+		} else if !slices.Contains(list, n) {
+			list = append(list, n)
+		}
 	}
 	if len(unknown.Problems) > 0 {
 		return nil, unknown
 	}
-	return sortedByName(byName), nil
+	return list, nil
 }
 
 // named finds the package that a request means by a name: the package of the name, or the only one that provides it.
-func (s *solver) named(name string) (offer, error) {
-	if o, ok := s.candidates[name]; ok {
-		return o, nil
+func (s *solver) named(name string) (*node, error) {
+	if s.candidates[name] != nil {
+		return s.node(name), nil
 	}
-	by := map[string]offer{}
+	var by []*node
 	for _, p := range s.providersOf(name) {
-		by[p.Name] = p.offer
-	}
-	switch all := sortedByName(by); len(all) {
-	case 0:
-		return offer{}, fmt.Errorf("Unable to locate package %s%s", name, s.didYouMean(name))
-	case 1:
-		return all[0], nil
-	default:
-		names := make([]string, len(all))
-		for i, o := range all {
-			names[i] = o.Name
+		if !slices.Contains(by, p.of) {
+			by = append(by, p.of)
 		}
-		return offer{}, fmt.Errorf("Package %s is a virtual package provided by %s: name one of them", name, enumerate(names, 12))
 	}
+	switch {
+	case len(by) == 0 && len(s.versions(name)) > 0:
+		return nil, fmt.Errorf("Package '%s' has no installation candidate: preferences keep its versions out", name)
+	case len(by) == 0 && s.isMentioned(name):
+		return nil, fmt.Errorf("Package '%s' has no installation candidate: other packages refer to it, and no source has it%s", name, s.replacedBy(name))
+	case len(by) == 0:
+		return nil, fmt.Errorf("Unable to locate package %s%s", name, s.didYouMean(name))
+	case len(by) == 1:
+		return by[0], nil
+	}
+	names := make([]string, len(by))
+	for i, n := range by {
+		names[i] = n.name
+	}
+	slices.Sort(names)
+	return nil, fmt.Errorf("Package %s is a virtual package provided by %s: name one of them", name, enumerate(names, 12))
 }
 
-func (s *solver) pin(name, version string) error {
-	var have []string
-	for i, x := range s.indexes {
-		for j := range x.Packages {
-			p := &x.Packages[j]
-			if p.Name != name || !s.fits(p) {
-				continue
-			}
-			if p.Version == version {
-				s.candidates[name] = offer{p, i}
-				s.providers = nil
-				return nil
-			}
-			have = append(have, p.Version)
-		}
-	}
-	if have == nil {
+// pin makes one version of a name its candidate.
+func (s *solver) pin(name, wanted string) error {
+	all := s.versions(name)
+	if len(all) == 0 {
 		return fmt.Errorf("Unable to locate package %s%s", name, s.didYouMean(name))
 	}
-	slices.SortFunc(have, func(a, b string) int { return CompareVersions(b, a) })
-	return fmt.Errorf("Version '%s' for '%s' was not found; there is %s", version, name, enumerate(slices.Compact(have), 12))
+	x, err := newPattern(wanted)
+	if err != nil {
+		return err
+	}
+	var have []string
+	for _, v := range all {
+		if v.Version == wanted || x.matches(v.Version) {
+			s.candidates[name] = v
+			return nil
+		}
+		have = append(have, v.Version)
+	}
+	return fmt.Errorf("Version '%s' for '%s' was not found; there is %s", wanted, name, enumerate(slices.Compact(have), 12))
 }
 
-// minbase lists the roots of VariantMinbase, sorted by name.
-func (s *solver) minbase() ([]offer, error) {
-	roots := map[string]offer{}
-	for name, o := range s.candidates {
-		if o.Essential || o.Priority == "required" {
-			roots[name] = o
-		}
-	}
-	apt, ok := s.candidates["apt"]
-	if !ok {
+// minbase lists the roots of VariantMinbase, by name.
+func (s *solver) minbase() ([]*node, error) {
+	if s.candidates["apt"] == nil {
 		return nil, &UnknownError{Problems: []string{
 			"Unable to locate package apt, which variant minbase installs: the indexes are not those of a whole suite"}}
 	}
-	roots["apt"] = apt
-	return sortedByName(roots), nil
+	var roots []*node
+	for name, v := range s.candidates {
+		if v.Essential || v.Priority == "required" || name == "apt" {
+			roots = append(roots, s.node(name))
+		}
+	}
+	slices.SortFunc(roots, func(a, b *node) int { return strings.Compare(a.name, b.name) })
+	return roots, nil
 }
 
-// installAll adds packages to the set, first all of them and then what each depends on, so that what is named counts when
-// a dependency has alternatives.
-func (s *solver) installAll(roots []offer) error {
-	if err := s.force(roots); err != nil {
-		return &UnmetError{Unmet: err}
+// install plans what is wanted with all that it needs: first what is named, so that it counts when a dependency has
+// alternatives, then what that depends on, then what is still broken, and at last without what proved needless.
+func (s *solver) install(wanted []*node) error {
+	s.wanted = wanted
+	for _, n := range wanted {
+		n.protected = true
+		s.markInstall(n, false, 0, true)
 	}
-	for _, o := range roots {
-		if err := s.mark(o); err != nil {
-			return &UnmetError{Unmet: err}
-		}
+	for _, n := range wanted {
+		s.markInstall(n, true, 0, true)
 	}
-	for _, o := range roots {
-		if err := s.follow(o); err != nil {
-			return &UnmetError{Unmet: err}
-		}
-	}
-	return nil
-}
-
-// force collects what the roots cannot be without: the packages reached through dependencies with a single option. What
-// conflicts with one of them is no option anywhere, so a choice early on cannot shut out a necessity met later.
-func (s *solver) force(roots []offer) []Unmet {
-	work := slices.Clone(roots)
-	for len(work) > 0 {
-		o := work[len(work)-1]
-		work = work[:len(work)-1]
-		if s.forced.has(o) {
-			continue
-		}
-		f, err := s.factsOf(o)
-		if err != nil {
-			return []Unmet{{Package: o.Name, Problem: err.Error()}}
-		}
-		s.forced.add(o, f)
-		for _, d := range f.depends {
-			if only, ok := s.onlyOption(d); ok {
-				work = append(work, only)
-			}
-		}
-	}
-	return nil
-}
-
-// onlyOption returns the package that meets a dependency when there is just one.
-func (s *solver) onlyOption(d dependency) (only offer, ok bool) {
-	for _, r := range d.alternatives {
-		for _, o := range s.options(r) {
-			if ok && o.Name != only.Name {
-				return offer{}, false
-			}
-			only, ok = o, true
-		}
-	}
-	return only, ok
-}
-
-// install adds a package and what it depends on, or leaves the set as it was and says why.
-func (s *solver) install(o offer) []Unmet {
-	if s.set.has(o) {
-		return nil // only candidates are chosen, so it is this version
-	}
-	before := len(s.set.trail)
-	err := s.mark(o)
-	if err == nil {
-		err = s.follow(o)
-	}
-	if err != nil {
-		s.set.undo(before, s.facts)
-	}
-	return err
-}
-
-// mark adds one package to the set, unless it and the set refuse each other.
-func (s *solver) mark(o offer) []Unmet {
-	if s.set.has(o) {
-		return nil
-	}
-	if s.steps++; s.steps > maxSteps {
-		return []Unmet{{Package: o.Name, Problem: fmt.Sprintf("gave up after trying %d packages", maxSteps)}}
-	}
-	f, err := s.factsOf(o)
-	if err != nil {
-		return []Unmet{{Package: o.Name, Problem: err.Error()}}
-	}
-	if err := s.refused(&s.set, o, f); err != nil {
+	s.repair()
+	if err := s.unmet(); err != nil {
 		return err
 	}
-	if !s.forced.has(o) {
-		if err := s.refused(&s.forced, o, f); err != nil {
-			return err
-		}
-	}
-	s.set.add(o, f)
+	s.sweep()
 	return nil
 }
 
-// refused looks for Conflicts and Breaks between a package and a set, in both directions. A package never conflicts with
-// itself, not even through a name that it provides.
-func (s *solver) refused(in *set, o offer, f *facts) []Unmet {
-	for _, e := range f.conflicts {
-		if q, ok := in.names[e.rel.name]; ok && q.Name != o.Name && s.satisfies(e.rel, q) {
-			return []Unmet{conflict(e, q)}
-		}
-		for _, q := range in.stands[e.rel.name] {
-			if q.Name != o.Name && s.satisfies(e.rel, q) {
-				return []Unmet{conflict(e, q)}
-			}
-		}
+// settle makes what is planned so far the base of what comes.
+func (s *solver) settle() {
+	for _, n := range s.nodes {
+		n.current, n.candidate, n.mode, n.protected, n.auto = n.install, s.candidates[n.name], modeKeep, false, false
 	}
-	for _, e := range in.enemies[o.Name] {
-		if e.owner.Name != o.Name && s.satisfies(e.rel, o) {
-			return []Unmet{conflict(e, o)}
-		}
-	}
-	for _, r := range f.provides {
-		for _, e := range in.enemies[r.name] {
-			if e.owner.Name != o.Name && s.satisfies(e.rel, o) {
-				return []Unmet{conflict(e, o)}
-			}
-		}
-	}
-	return nil
+	clear(s.impossible)
+	clear(s.problems)
 }
 
-// follow meets the dependencies of a package of the set.
-func (s *solver) follow(o offer) []Unmet {
-	f, err := s.factsOf(o)
-	if err != nil {
-		return []Unmet{{Package: o.Name, Problem: err.Error()}}
-	}
-	for _, d := range f.depends {
-		if err := s.meet(o, d); err != nil {
-			return err
+// sweep takes out what came as somebody's dependency and nobody needs any more, since the attempt failed that it came
+// with. What is recommended or suggested counts as needed, as for apt.
+func (s *solver) sweep() {
+	needed := map[*node]bool{}
+	var work []*node
+	for _, n := range s.planned() {
+		if !n.auto {
+			needed[n] = true
+			work = append(work, n)
 		}
 	}
-	return nil
-}
-
-// meet makes one dependency true.
-func (s *solver) meet(o offer, d dependency) []Unmet {
-	alternatives := d.alternatives
-	if slices.ContainsFunc(alternatives, func(r relation) bool { return preferred[r.name] }) {
-		alternatives = slices.Clone(alternatives)
-		slices.SortStableFunc(alternatives, func(a, b relation) int {
-			return cmp.Compare(rank(!preferred[a.name]), rank(!preferred[b.name]))
-		})
-	}
-	for _, r := range alternatives {
-		if q, ok := s.set.names[r.name]; ok && s.satisfies(r, q) {
-			return nil
-		}
-		if slices.ContainsFunc(s.set.stands[r.name], func(q offer) bool { return s.satisfies(r, q) }) {
-			return nil
-		}
-	}
-	unmet := Unmet{Package: o.Name, Field: d.field}
-	var deeper []Unmet
-	for _, r := range alternatives {
-		options := s.options(r)
-		for _, q := range options {
-			err := s.install(q)
-			if err == nil {
-				return nil
-			}
-			if s.steps > maxSteps {
-				return err
-			}
-			deeper = append(deeper, err...)
-		}
-		unmet.Alternatives = append(unmet.Alternatives, Alternative{Relation: r.String(), Reason: s.whyNot(r, options)})
-	}
-	return append([]Unmet{unmet}, deeper[:min(len(deeper), maxUnmet)]...)
-}
-
-// options lists the candidates that meet a relation, in the order in which they are tried.
-func (s *solver) options(r relation) []offer {
-	var options []offer
-	if o, ok := s.candidates[r.name]; ok && s.satisfies(r, o) {
-		options = append(options, o)
-	}
-	var others []offer
-	for _, p := range s.providersOf(r.name) {
-		if p.Name != r.name && s.meets(r, p.offer, p.as) && !slices.ContainsFunc(others, func(o offer) bool { return o.Name == p.Name }) {
-			others = append(others, p.offer)
-		}
-	}
-	slices.SortFunc(others, func(a, b offer) int {
-		return cmp.Or(
-			cmp.Compare(rank(!a.Essential), rank(!b.Essential)),
-			cmp.Compare(rank(!a.Important), rank(!b.Important)),
-			cmp.Compare(priorityRank(a.Priority), priorityRank(b.Priority)),
-			strings.Compare(a.Name, b.Name))
-	})
-	return append(options, others...)
-}
-
-// satisfies reports whether a package, by its name or by one that it provides, is what a relation asks for.
-func (s *solver) satisfies(r relation, o offer) bool {
-	if o.Name == r.name && r.accepts(o.Version) && s.qualifies(r, o) {
-		return true
-	}
-	if o.Provides == "" {
-		return false
-	}
-	f, err := s.factsOf(o)
-	return err == nil && slices.ContainsFunc(f.provides, func(as relation) bool { return s.meets(r, o, as) })
-}
-
-// meets reports whether one Provides entry of a package is what a relation asks for: an entry without a version does not
-// meet a relation with one (Policy 7.5).
-func (s *solver) meets(r relation, o offer, as relation) bool {
-	if as.name != r.name || (r.op != "" && (as.op != "=" || !r.accepts(as.version))) {
-		return false
-	}
-	return s.qualifies(r, o) || as.qualifier == r.qualifier
-}
-
-// qualifies checks the architecture qualifier of a relation on a system of one architecture.
-func (s *solver) qualifies(r relation, o offer) bool {
-	switch r.qualifier {
-	case "", "native", s.arch:
-		return true
-	case "any":
-		return o.MultiArch == "allowed"
-	default:
-		return false
-	}
-}
-
-func (s *solver) providersOf(name string) []provider {
-	if s.providers == nil {
-		s.providers = map[string][]provider{}
-		for _, o := range s.candidates { // the order within a name is settled by those who use it
-			if o.Provides == "" {
-				continue
-			}
-			groups, err := parseRelations(o.Provides)
+	for len(work) > 0 {
+		n := work[len(work)-1]
+		work = work[:len(work)-1]
+		for _, text := range []string{n.install.PreDepends, n.install.Depends, n.install.Recommends, n.install.Suggests} {
+			groups, err := parseRelations(text)
 			if err != nil {
-				continue // said when the package itself is chosen
+				continue // of a field that is not asked for
 			}
 			for _, g := range groups {
-				s.providers[g[0].name] = append(s.providers[g[0].name], provider{o, g[0]})
+				for _, r := range g {
+					for _, q := range s.hits(n, r, false, pickInstall) {
+						if !needed[q] {
+							needed[q] = true
+							work = append(work, q)
+						}
+					}
+				}
 			}
 		}
 	}
-	return s.providers[name]
-}
-
-// factsOf parses and checks the fields of a package, once.
-func (s *solver) factsOf(o offer) (*facts, error) {
-	if f, ok := s.facts[o.Package]; ok {
-		return f, nil
-	}
-	f := &facts{}
-	for _, x := range []struct{ field, text string }{{"PreDepends", o.PreDepends}, {"Depends", o.Depends}} {
-		groups, err := parseRelations(x.text)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", x.field, err)
-		}
-		for _, g := range groups {
-			f.depends = append(f.depends, dependency{x.field, g})
+	for _, n := range s.planned() {
+		if !needed[n] && n.current == nil {
+			n.install, n.mode = nil, modeKeep
 		}
 	}
-	for _, x := range []struct{ field, text string }{{"Conflicts", o.Conflicts}, {"Breaks", o.Breaks}} {
-		groups, err := parseRelations(x.text)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", x.field, err)
-		}
-		for _, g := range groups {
-			for _, r := range g {
-				f.conflicts = append(f.conflicts, enemy{o, x.field, r})
-			}
-		}
-	}
-	groups, err := parseRelations(o.Provides)
-	if err != nil {
-		return nil, fmt.Errorf("Provides: %w", err)
-	}
-	for _, g := range groups {
-		f.provides = append(f.provides, g[0])
-	}
-	s.facts[o.Package] = f
-	return f, nil
 }
 
 // solution checks what the chosen packages say about themselves: their names become paths and URLs.
 func (s *solver) solution() (*Solution, error) {
 	out := &Solution{}
-	for _, o := range sortedByName(s.set.names) {
+	for _, n := range s.planned() {
+		o := n.install
 		c := Chosen{Package: o.Package, Index: o.index}
 		c.Digest = digest.NewDigestFromEncoded(digest.SHA256, strings.ToLower(o.SHA256))
 		switch {
@@ -570,27 +401,4 @@ func validFilename(name string) bool {
 	clean := path.Clean(strings.TrimPrefix(name, "./"))
 	return name != "" && clean != "." && clean != ".." && !strings.HasPrefix(clean, "../") && !path.IsAbs(clean) &&
 		!strings.ContainsAny(name, "?#\\ \t\n\x00")
-}
-
-func sortedByName(byName map[string]offer) []offer {
-	list := make([]offer, 0, len(byName))
-	for _, o := range byName {
-		list = append(list, o)
-	}
-	slices.SortFunc(list, func(a, b offer) int { return strings.Compare(a.Name, b.Name) })
-	return list
-}
-
-func priorityRank(priority string) int {
-	if i := slices.Index([]string{"required", "important", "standard", "optional", "extra"}, priority); i >= 0 {
-		return i
-	}
-	return 5
-}
-
-func rank(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
 }

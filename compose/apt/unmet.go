@@ -1,6 +1,7 @@
 package apt
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -60,29 +61,150 @@ func (e *UnmetError) Error() string {
 	return b.String()
 }
 
-func conflict(e enemy, with offer) Unmet {
-	reason := "but " + with.Version + " is to be installed"
-	if with.Name != e.rel.name {
-		reason = "but " + with.Name + " " + with.Version + ", which provides it, is to be installed"
+// unmet says what is broken in the plan: what was asked for first, then what could not be for its sake, down to the cause.
+func (s *solver) unmet() error {
+	if s.steps > maxSteps {
+		return &UnmetError{Unmet: []Unmet{{Package: s.wanted[0].name, Problem: fmt.Sprintf("gave up after trying %d packages", maxSteps)}}}
 	}
-	return Unmet{Package: e.owner.Name, Field: e.field, Alternatives: []Alternative{{Relation: e.rel.String(), Reason: reason}}}
+	e := &UnmetError{}
+	var work []*node
+	seen := map[*node]bool{}
+	visit := func(n *node) {
+		if !seen[n] {
+			seen[n] = true
+			work = append(work, n)
+		}
+	}
+	for _, n := range s.wanted {
+		if n.install != n.candidate || n.install == nil || s.problems[n] != nil || s.isBroken(n) {
+			visit(n)
+		}
+	}
+	for _, n := range s.planned() {
+		if s.isBroken(n) {
+			visit(n)
+		}
+	}
+	for i := 0; i < len(work) && len(e.Unmet) < maxUnmet; i++ {
+		s.explain(e, work[i], visit)
+	}
+	s.lead(e)
+	if len(e.Unmet) == 0 {
+		return nil
+	}
+	return e
 }
 
-// whyNot says why a relation could not be met; options are the candidates that would have met it and could not be installed.
-func (s *solver) whyNot(r relation, options []offer) string {
-	o, real := s.candidates[r.name]
+// lead puts in front of an error about packages that nobody asked for how the request comes to need the first of them.
+func (s *solver) lead(e *UnmetError) {
+	if len(e.Unmet) == 0 || slices.ContainsFunc(e.Unmet, func(u Unmet) bool { return slices.Contains(s.wanted, s.node(u.Package)) }) {
+		return
+	}
+	to := s.node(e.Unmet[0].Package)
+	from := map[*node]*node{}
+	why := map[*node]Unmet{}
+	for work := slices.Clone(s.wanted); len(work) > 0 && from[to] == nil; work = work[1:] {
+		n := work[0]
+		if n.install == nil {
+			continue
+		}
+		f, err := s.factsOf(n.install.Package)
+		if err != nil {
+			continue
+		}
+		for _, d := range f.depends {
+			for _, r := range d.alternatives {
+				for _, q := range s.hits(n, r, false, pickInstall) {
+					if d.negative || from[q] != nil || slices.Contains(s.wanted, q) {
+						continue
+					}
+					from[q] = n
+					why[q] = Unmet{n.name, d.field, []Alternative{{r.String(), "but it is not going to be installed"}}, ""}
+					work = append(work, q)
+				}
+			}
+		}
+	}
+	var chain []Unmet
+	for n := to; from[n] != nil; n = from[n] {
+		chain = append(chain, why[n])
+	}
+	slices.Reverse(chain)
+	e.Unmet = append(chain, e.Unmet...)
+}
+
+// explain adds what stands against a package, and visits the packages that it would have needed.
+func (s *solver) explain(e *UnmetError, n *node, visit func(*node)) {
+	if err := s.problems[n]; err != nil {
+		e.Unmet = append(e.Unmet, Unmet{Package: n.name, Problem: err.Error()})
+		return
+	}
+	v := cmp.Or(n.install, s.candidates[n.name])
+	if v == nil {
+		return
+	}
+	f, err := s.factsOf(v.Package)
+	if err != nil {
+		e.Unmet = append(e.Unmet, Unmet{Package: n.name, Problem: err.Error()})
+		return
+	}
+	for _, d := range f.depends {
+		if s.installed(n, d) {
+			continue
+		}
+		u := Unmet{Package: n.name, Field: d.field}
+		for _, r := range d.alternatives {
+			u.Alternatives = append(u.Alternatives, Alternative{Relation: r.String(), Reason: s.whyNot(n, r, d.negative)})
+			if !d.negative {
+				for _, q := range s.hits(n, r, false, func(q *node) *version { return s.candidates[q.name] }) {
+					visit(q)
+				}
+			}
+		}
+		e.Unmet = append(e.Unmet, u)
+	}
+}
+
+// whyNot says why a relation is not as it should be.
+func (s *solver) whyNot(n *node, r relation, negative bool) string {
+	target, offered := s.node(r.name), s.candidates[r.name]
+	if negative {
+		if target.install != nil && target != n {
+			return "but " + target.install.Version + " is to be installed"
+		}
+		for _, q := range s.hits(n, r, true, pickInstall) {
+			return "but " + q.name + " " + q.install.Version + ", which provides it, is to be installed"
+		}
+	}
 	switch {
-	case len(options) > 0:
-		return "but it is not going to be installed"
-	case real && !r.accepts(o.Version):
-		return "but " + o.Version + " is to be installed"
-	case real:
+	case target.install != nil && !r.accepts(target.install.Version):
+		return "but " + target.install.Version + " is to be installed"
+	case offered != nil && !r.accepts(offered.Version):
+		return "but " + offered.Version + " is to be installed"
+	case offered != nil && !s.qualifies(r, offered.Package):
 		return "but " + r.name + " is not for other architectures (no Multi-Arch: allowed)"
+	case offered != nil || s.isHit(n, r, false, func(q *node) *version { return s.candidates[q.name] }):
+		return "but it is not going to be installed"
 	case len(s.providersOf(r.name)) > 0:
 		return "but it is a virtual package"
 	default:
 		return "but it is not installable"
 	}
+}
+
+// replacedBy lists the packages that say that they replace a name.
+func (s *solver) replacedBy(name string) string {
+	var by []string
+	for other, v := range s.candidates {
+		if findName(v.Replaces, name) >= 0 {
+			by = append(by, other)
+		}
+	}
+	if len(by) == 0 {
+		return ""
+	}
+	slices.Sort(by)
+	return "; what replaces it: " + enumerate(by, 12)
 }
 
 // didYouMean suggests names that are at most two edits away.
