@@ -4,7 +4,8 @@
 set -euo pipefail
 
 declare -A package=(
-  [skopeo]=skopeo [buildah]=buildah [docker-registry]=docker-registry [xz]=xz-utils [dpkg]=dpkg [git]=git
+  [skopeo]=skopeo [buildah]=buildah [docker-registry]=docker-registry [xz]=xz-utils [dpkg]=dpkg
+  [runc]=runc [newuidmap]=uidmap [git]=git
 )
 missing=()
 for program in "${!package[@]}"; do

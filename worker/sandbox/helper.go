@@ -31,6 +31,9 @@ const (
 	lockFD    = 5 // only held
 )
 
+// helperEnv is the whole environment of helpers and runtimes: the caller's may have secrets in it.
+var helperEnv = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+
 // entered is whether Enter was called, without which starting the program again would not make a helper.
 var entered bool
 
@@ -168,7 +171,7 @@ func (r *Runner) call(ctx context.Context, req request, files stdio) (reply, err
 	var complaints tail
 	cmd := exec.CommandContext(ctx, "/proc/self/exe")
 	cmd.Args = []string{helperName}
-	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+	cmd.Env = helperEnv
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = files.in, files.out, files.err
 	if cmd.Stderr == nil {
 		cmd.Stderr = &complaints

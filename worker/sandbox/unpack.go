@@ -136,9 +136,6 @@ func (u *unpacker) entry(h *tar.Header, content io.Reader) error {
 		return err
 	}
 	h.Name = name
-	if h.Typeflag == tar.TypeRegA { //nolint:staticcheck // what old tars call a file
-		h.Typeflag = tar.TypeReg
-	}
 	u.made[name] = h.Typeflag
 	switch h.Typeflag {
 	case tar.TypeDir:

@@ -15,10 +15,14 @@ import (
 	"bakefarm/worker/sandbox"
 )
 
-// Every test of this package once more, as an ordinary user with subordinate IDs.
+// Every test of this package (some of them with -short) once more, as an ordinary user with subordinate IDs.
 func TestAsUser(t *testing.T) {
 	u := ordinaryUser(t, "bakefarm-test", true)
-	out, err := asUser(t, u, "-test.skip=^TestAsUser|^TestWithoutSubordinateIDs$", "-test.v="+strconv.FormatBool(testing.Verbose()), "-test.short="+strconv.FormatBool(testing.Short()))
+	which := "."
+	if testing.Short() { // what differs most
+		which = "^(TestWhatACommandGets|TestLimits|TestChanges|TestKilledCaller)$"
+	}
+	out, err := asUser(t, u, "-test.run="+which, "-test.skip=^(TestAsUser|TestWithoutSubordinateIDs)$", "-test.v="+strconv.FormatBool(testing.Verbose()))
 	if err != nil {
 		t.Errorf("as %s: %v\n%s", u.Username, err, out)
 	}
