@@ -45,6 +45,13 @@ func Solve(spec SolveSpec) Shard {
 		Component string        `json:"component"`
 		Name      string        `json:"name"`
 		Packages  digest.Digest `json:"packages"`
+
+		Origin               string `json:"origin,omitempty"`
+		Label                string `json:"label,omitempty"`
+		Archive              string `json:"archive,omitempty"`
+		Version              string `json:"version,omitempty"`
+		NotAutomatic         bool   `json:"notAutomatic,omitempty"`
+		ButAutomaticUpgrades bool   `json:"butAutomaticUpgrades,omitempty"`
 	}
 	type inputs struct {
 		Suite    string   `json:"suite"`
@@ -53,11 +60,13 @@ func Solve(spec SolveSpec) Shard {
 		Scripts  string   `json:"scripts"`
 		Arch     string   `json:"arch"`
 		Indexes  []index  `json:"indexes"`
+		Pins     []Pin    `json:"pins,omitempty"`
 	}
 	d := spec.Debian
-	in := inputs{Suite: d.Suite, Variant: d.Variant, Packages: d.Packages, Scripts: d.Scripts, Arch: spec.Arch}
+	in := inputs{Suite: d.Suite, Variant: d.Variant, Packages: d.Packages, Scripts: d.Scripts, Arch: spec.Arch, Pins: spec.Pins}
 	for _, i := range spec.Indexes {
-		in.Indexes = append(in.Indexes, index{i.Base, i.Suite, i.Codename, i.Component, i.Name, i.Packages})
+		in.Indexes = append(in.Indexes, index{i.Base, i.Suite, i.Codename, i.Component, i.Name, i.Packages,
+			i.Origin, i.Label, i.Archive, i.Version, i.NotAutomatic, i.ButAutomaticUpgrades})
 	}
 	return newShard(farm.KindSolve, d.Suite+" "+spec.Arch, spec, in)
 }

@@ -75,7 +75,7 @@ type Question struct {
 
 // Solve returns the shard that answers the question, given what was observed.
 func (q Question) Solve(observed ObserveOutput) Shard {
-	return Solve(SolveSpec{Debian: q.Debian, Arch: q.Observe.Arch, Indexes: observed.Indexes})
+	return Solve(SolveSpec{Debian: q.Debian, Arch: q.Observe.Arch, Indexes: observed.Indexes, Pins: observed.Pins})
 }
 
 // Resolve returns the questions of a recipe, one for each platform of its outputs, sorted; none when it is all there

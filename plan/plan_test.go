@@ -260,6 +260,10 @@ func TestSolveKey(t *testing.T) {
 		"package":      {func(s *SolveSpec) { s.Debian.Packages = []string{"git", "vim"} }, false},
 		"variant":      {func(s *SolveSpec) { s.Debian.Variant = "minbase" }, false},
 		"architecture": {func(s *SolveSpec) { s.Arch = "arm64" }, false},
+		"order":        {func(s *SolveSpec) { s.Debian.Packages = []string{"vim", "git"} }, false},
+		"origin":       {func(s *SolveSpec) { s.Indexes[0].Origin = "Debian" }, false},
+		"automatic":    {func(s *SolveSpec) { s.Indexes[0].NotAutomatic = true }, false},
+		"pins":         {func(s *SolveSpec) { s.Pins = []Pin{{"*", "release o=Debian", "-1"}} }, false},
 	} {
 		s := spec()
 		test.change(&s)

@@ -10,8 +10,8 @@ import (
 // Formats are the numbers of the formats of the shard kinds' bytes. A change that makes other bytes of the same inputs
 // raises the number; the golden digests in the tests say when.
 var Formats = map[farm.Kind]int{
-	farm.KindObserve:  1,
-	farm.KindSolve:    1,
+	farm.KindObserve:  2,
+	farm.KindSolve:    2,
 	farm.KindConvert:  1,
 	farm.KindCut:      1,
 	farm.KindAssemble: 2,
@@ -30,6 +30,15 @@ type ObserveSpec struct {
 // ObserveOutput is what they had.
 type ObserveOutput struct {
 	Indexes []Index `json:"indexes"` // in the order of the sources
+	Pins    []Pin   `json:"pins,omitempty"`
+}
+
+// Pin is one record of the preferences of the machine that asked, where its own sources said whom to ask
+// (apt_preferences(5)). The first that fits counts.
+type Pin struct {
+	Package  string `json:"package"`  // "*": every one
+	Pin      string `json:"pin"`      // release o=Debian, origin mirror.example, version 1.2*
+	Priority string `json:"priority"` // a number, or never
 }
 
 // Index is one Packages index as a mirror had it.
@@ -43,6 +52,14 @@ type Index struct {
 	Packages  digest.Digest `json:"packages"` // piece: the Packages file as the mirror compresses it
 	Name      string        `json:"name"`     // its path under the suite: main/binary-amd64/Packages.xz
 	Size      int64         `json:"size"`     // of the compressed file
+
+	// What the Release file says that priorities depend on.
+	Origin               string `json:"origin,omitempty"`
+	Label                string `json:"label,omitempty"`
+	Archive              string `json:"archive,omitempty"` // its Suite: stable, oldstable-updates
+	Version              string `json:"version,omitempty"` // 12.15
+	NotAutomatic         bool   `json:"notAutomatic,omitempty"`
+	ButAutomaticUpgrades bool   `json:"butAutomaticUpgrades,omitempty"`
 }
 
 // SolveSpec asks for the exact packages of an OS request against observed indexes.
@@ -50,6 +67,7 @@ type SolveSpec struct {
 	Debian  recipe.Debian `json:"debian"`
 	Arch    string        `json:"arch"`
 	Indexes []Index       `json:"indexes"`
+	Pins    []Pin         `json:"pins,omitempty"`
 }
 
 // SolveOutput is the answer. Packages is a piece because desktops have thousands.
