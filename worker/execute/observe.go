@@ -27,7 +27,7 @@ func observe(ctx context.Context, j *job, spec plan.ObserveSpec) (plan.ObserveOu
 		j.say("%s", note)
 	}
 	w := j.Store.Begin()
-	var out plan.ObserveOutput
+	out := plan.ObserveOutput{Pins: seen.Pins}
 	for _, x := range seen.Indexes {
 		if len(x.Data) > imagestore.MaxPiece {
 			return plan.ObserveOutput{}, fmt.Errorf("mirror %s: %s of %s has %d bytes, the farm keeps at most %d",

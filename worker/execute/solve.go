@@ -50,7 +50,7 @@ func (j *job) choose(ctx context.Context, spec plan.SolveSpec, indexes []*apt.In
 		return nil, err
 	}
 	defer j.Turns.give()
-	solution, err := apt.Solve(apt.Request{Arch: spec.Arch, Variant: spec.Debian.Variant, Packages: spec.Debian.Packages}, indexes)
+	solution, err := apt.Solve(request(spec), indexes)
 	if err != nil {
 		return nil, err
 	}
@@ -62,6 +62,18 @@ func (j *job) choose(ctx context.Context, spec plan.SolveSpec, indexes []*apt.In
 		}
 	}
 	return packages, nil
+}
+
+// request is what a spec asks of the solver.
+func request(spec plan.SolveSpec) apt.Request {
+	req := apt.Request{Arch: spec.Arch, Variant: spec.Debian.Variant, Packages: spec.Debian.Packages}
+	for _, x := range spec.Indexes {
+		req.Archives = append(req.Archives, mirror.Archive(x))
+	}
+	for _, p := range spec.Pins {
+		req.Pins = append(req.Pins, apt.Pin(p))
+	}
+	return req
 }
 
 // index returns a parsed index: of the process's memory, else parsed from its piece.

@@ -63,21 +63,39 @@ func New(ctx context.Context, opts Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	tlsConfig, err := conf.tlsConfig()
-	if err != nil {
-		return nil, err
-	}
 	logins, err := readLogins(opts.Root)
 	if err != nil {
 		return nil, err
 	}
 	c := &Client{opts: opts, conf: conf, cache: cache{dir: opts.Cache}, machine: logins}
-	transport := &http.Transport{
-		Proxy:                 conf.proxy,
+	hosts := &byHost{own: map[string]*http.Transport{}}
+	if hosts.Transport, err = c.transport(""); err != nil {
+		return nil, err
+	}
+	for _, host := range conf.tlsHosts() {
+		if hosts.own[host], err = c.transport(host); err != nil {
+			return nil, err
+		}
+	}
+	c.http = &http.Client{Transport: hosts, CheckRedirect: checkRedirect}
+	if sources, err := ReadSources(opts.Root); err == nil { // what is wrong with them is said by who needs them
+		c.sources.Store(&sources.logins)
+	}
+	return c, nil
+}
+
+// transport makes the connections to a host, or to all that have no options of their own.
+func (c *Client) transport(host string) (*http.Transport, error) {
+	tlsConfig, err := c.conf.tlsConfig(host)
+	if err != nil {
+		return nil, err
+	}
+	t := &http.Transport{
+		Proxy:                 c.conf.proxy,
 		TLSClientConfig:       tlsConfig,
-		DialContext:           (&net.Dialer{Timeout: opts.Stall, KeepAlive: 30 * time.Second}).DialContext,
-		TLSHandshakeTimeout:   opts.Stall,
-		ResponseHeaderTimeout: opts.Stall,
+		DialContext:           (&net.Dialer{Timeout: c.opts.Stall, KeepAlive: 30 * time.Second}).DialContext,
+		TLSHandshakeTimeout:   c.opts.Stall,
+		ResponseHeaderTimeout: c.opts.Stall,
 		MaxIdleConns:          64,
 		MaxIdleConnsPerHost:   16,
 		IdleConnTimeout:       90 * time.Second,
@@ -85,13 +103,31 @@ func New(ctx context.Context, opts Options) (*Client, error) {
 		ForceAttemptHTTP2:     true,
 	}
 	files := http.NewFileTransport(http.Dir("/"))
-	transport.RegisterProtocol("file", files)
-	transport.RegisterProtocol("copy", files)
-	c.http = &http.Client{Transport: transport, CheckRedirect: checkRedirect}
-	if sources, err := ReadSources(opts.Root); err == nil { // what is wrong with them is said by who needs them
-		c.sources.Store(&sources.logins)
+	t.RegisterProtocol("file", files)
+	t.RegisterProtocol("copy", files)
+	return t, nil
+}
+
+// byHost is a transport, and others for the hosts that have options of their own.
+type byHost struct {
+	*http.Transport
+	own map[string]*http.Transport
+}
+
+// RoundTrip implements http.RoundTripper.
+func (h *byHost) RoundTrip(req *http.Request) (*http.Response, error) {
+	if own, ok := h.own[strings.ToLower(req.URL.Hostname())]; ok {
+		return own.RoundTrip(req)
 	}
-	return c, nil
+	return h.Transport.RoundTrip(req)
+}
+
+// CloseIdleConnections is what http.Client.CloseIdleConnections asks for.
+func (h *byHost) CloseIdleConnections() {
+	h.Transport.CloseIdleConnections()
+	for _, t := range h.own {
+		t.CloseIdleConnections()
+	}
 }
 
 // Close gives idle connections back.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -87,20 +88,71 @@ func (o options) proxy(req *http.Request) (*url.URL, error) {
 	return http.ProxyFromEnvironment(req)
 }
 
-// tlsConfig trusts the system's authorities, or only those of Acquire::https::CaInfo.
-func (o options) tlsConfig() (*tls.Config, error) {
+// tlsOptions are the options of apt-transport-https(1) that are honoured, in general and for single hosts.
+var tlsOptions = []string{"cainfo", "sslcert", "sslkey", "verify-peer", "verify-host"}
+
+// tlsOption finds what is set for a host, else in general. apt reads host-specific options as it documents them
+// (Acquire::https::CAInfo::host) and as it names them inside (Acquire::https::host::CAInfo).
+func (o options) tlsOption(name, host string) string {
+	const key = "acquire::https::"
+	if host != "" {
+		for _, full := range []string{key + name + "::" + host, key + host + "::" + name} {
+			if value := o[full]; value != "" {
+				return value
+			}
+		}
+	}
+	return o[key+name]
+}
+
+// tlsHosts lists the hosts that have options of their own, sorted.
+func (o options) tlsHosts() []string {
+	var hosts []string
+	for full := range o {
+		rest, ok := strings.CutPrefix(full, "acquire::https::")
+		first, second, two := strings.Cut(rest, "::")
+		switch {
+		case !ok || !two:
+		case slices.Contains(tlsOptions, first):
+			hosts = append(hosts, second)
+		case slices.Contains(tlsOptions, second):
+			hosts = append(hosts, first)
+		}
+	}
+	slices.Sort(hosts)
+	return slices.Compact(hosts)
+}
+
+// tlsConfig trusts the system's authorities, or only those of CAInfo, and shows the client certificate SslCert, for a host
+// or (host "") for all that have no options of their own.
+func (o options) tlsConfig(host string) (*tls.Config, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12}
-	name := o["acquire::https::cainfo"]
-	if name == "" {
-		return config, nil
+	for _, name := range []string{"verify-peer", "verify-host"} {
+		if value := o.tlsOption(name, host); value != "" && !isTrue(value) {
+			// The administrator's word, as for apt. What comes is still verified by signatures and digests.
+			config.InsecureSkipVerify = true
+		}
 	}
-	raw, err := readConfigFile(name)
-	if err != nil {
-		return nil, fmt.Errorf("apt.conf: Acquire::https::CaInfo: %w", err)
+	if name := o.tlsOption("cainfo", host); name != "" {
+		raw, err := readConfigFile(name)
+		if err != nil {
+			return nil, fmt.Errorf("apt.conf: Acquire::https::CaInfo: %w", err)
+		}
+		config.RootCAs = x509.NewCertPool()
+		if !config.RootCAs.AppendCertsFromPEM(raw) {
+			return nil, fmt.Errorf("apt.conf: Acquire::https::CaInfo: %s has no PEM certificates", name)
+		}
 	}
-	config.RootCAs = x509.NewCertPool()
-	if !config.RootCAs.AppendCertsFromPEM(raw) {
-		return nil, fmt.Errorf("apt.conf: Acquire::https::CaInfo: %s has no PEM certificates", name)
+	if cert := o.tlsOption("sslcert", host); cert != "" {
+		key := o.tlsOption("sslkey", host)
+		if key == "" {
+			key = cert
+		}
+		pair, err := tls.LoadX509KeyPair(cert, key)
+		if err != nil {
+			return nil, fmt.Errorf("apt.conf: Acquire::https::SslCert and SslKey: %w", err)
+		}
+		config.Certificates = []tls.Certificate{pair}
 	}
 	return config, nil
 }

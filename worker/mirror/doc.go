@@ -12,11 +12,18 @@
 //
 // # What is read of apt's configuration
 //
-// sources.list, and *.list and *.sources in sources.list.d, with Types, URIs, Suites, Components, Architectures, Signed-By
-// (paths, fingerprints, an embedded block), Check-Valid-Until, Trusted and Enabled; auth.conf and auth.conf.d; and of
-// apt.conf, as apt-config dumps it: Acquire::http::Proxy and Acquire::https::Proxy (also per host), Acquire::https::CaInfo
-// and Acquire::Check-Valid-Until. Where apt sets no proxy, http_proxy and its kin decide. Not read: preferences (pinning),
-// flat repositories, client certificates, the schemes mirror+…, tor+… and cdrom.
+// sources.list, and *.list and *.sources in sources.list.d, with Types, URIs, Suites (also a directory with a slash at its
+// end: a flat repository), Components, Architectures (+ and -), Signed-By (paths, fingerprints, an embedded block),
+// Check-Valid-Until, Trusted, By-Hash and Enabled; preferences and preferences.d; auth.conf and auth.conf.d; and of
+// apt.conf, as apt-config dumps it: Acquire::http::Proxy and Acquire::https::Proxy, Acquire::https::CAInfo, SslCert, SslKey,
+// Verify-Peer and Verify-Host (all of these also per host), Acquire::Check-Valid-Until and APT::Default-Release. Where apt
+// sets no proxy, http_proxy and its kin decide. Not read: the schemes mirror+…, tor+… and cdrom.
+//
+// # Which sources count for a suite
+//
+// Those of the suite and all that is named after it (bookworm-updates, bookworm-security, bookworm-backports: these have
+// NotAutomatic in their Release and wait to be asked for), and the repositories of others beside it. What is another
+// release of the same maker is left out, so that one machine can have the sources of several.
 //
 // URIs of one deb822 stanza may be mirrors of each other or different archives, and apt does not say which: those whose
 // InRelease is the same are taken as mirrors and stand in for each other, and one that does not answer is left out with a

@@ -7,6 +7,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"path"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -20,8 +22,9 @@ import (
 
 // Observation is what the mirrors of a suite have.
 type Observation struct {
-	Indexes []Index  // in the order of the sources, their URIs and components
-	Notes   []string // what was left out and why, for people
+	Indexes []Index    // in the order of the sources, their URIs and components
+	Pins    []plan.Pin // of the machine's preferences, when its own sources were asked
+	Notes   []string   // what was left out and why, for people
 }
 
 // Index is one verified Packages file.
@@ -69,15 +72,25 @@ func (c *Client) Observe(ctx context.Context, suite, arch, mirror, keyring strin
 	if err != nil {
 		return nil, err
 	}
+	var pins []plan.Pin
+	if mirror == "" {
+		if pins, err = readPins(c.opts.Root, c.conf); err != nil {
+			return nil, err
+		}
+	}
 	o, err := c.observe(ctx, targets, suite, arch, false)
 	var mismatch *MismatchError
 	if errors.As(err, &mismatch) || notFound(err) {
 		// The archive may have moved on between its Release and its Packages, or a proxy may hold an old one of them.
 		if again, againErr := c.observe(ctx, targets, suite, arch, true); againErr == nil {
-			return again, nil
+			o, err = again, nil
 		}
 	}
-	return o, err
+	if err != nil {
+		return nil, err
+	}
+	o.Pins = pins
+	return o, nil
 }
 
 // targets finds the sources of a suite and reads their keys.
@@ -85,7 +98,7 @@ func (c *Client) targets(suite, arch, mirror, keyring string) ([]target, error) 
 	var sources []Source
 	if mirror != "" {
 		all := &Sources{}
-		if err := all.add(Source{From: "mirror", Components: []string{"main"}}, strings.Fields(mirror), suitesOf(suite)[:3]); err != nil {
+		if err := all.add(Source{From: "mirror", Components: []string{"main"}}, strings.Fields(mirror), suitesOf(suite)); err != nil {
 			return nil, err
 		}
 		if len(all.logins) > 0 {
@@ -93,6 +106,9 @@ func (c *Client) targets(suite, arch, mirror, keyring string) ([]target, error) 
 				all.All[0].URIs[0])
 		}
 		for _, s := range all.All {
+			if snapshot.MatchString(strings.Join(s.URIs, " ")) {
+				s.CheckValidUntil = new(bool) // who asks for a day that is past gets it
+			}
 			for _, base := range s.URIs {
 				one := s
 				one.URIs = []string{base}
@@ -127,6 +143,9 @@ func (c *Client) targets(suite, arch, mirror, keyring string) ([]target, error) 
 	return targets, nil
 }
 
+// snapshot is in the path of an archive as it was at a time.
+var snapshot = regexp.MustCompile(`/[0-9]{8}T[0-9]{6}Z(/|\s|$)`)
+
 func (c *Client) observe(ctx context.Context, targets []target, suite, arch string, fresh bool) (*Observation, error) {
 	o := &Observation{}
 	archives, err := c.archives(ctx, o, targets, fresh)
@@ -136,12 +155,17 @@ func (c *Client) observe(ctx context.Context, targets []target, suite, arch stri
 	if !slices.ContainsFunc(archives, func(a archive) bool { return a.source.Suite == suite }) {
 		return nil, fmt.Errorf("no mirror has suite %s: %s", suite, strings.Join(o.Notes, "; "))
 	}
+	archives = beside(o, archives)
 	seen := map[string]bool{}
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(parallel)
 	var found []*Index
 	for _, a := range archives {
 		names, err := a.indexNames(o, arch)
+		if err != nil && a.source.Extra {
+			o.Notes = append(o.Notes, err.Error())
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -153,9 +177,11 @@ func (c *Client) observe(ctx context.Context, targets []target, suite, arch stri
 					seen[key] = true
 				}
 				x := &Index{Index: plan.Index{
-					Base: a.bases[0], Suite: a.source.Suite, Codename: a.release.Codename, Component: a.source.Components[component],
+					Base: a.bases[0], Suite: a.source.Suite, Codename: a.release.Codename, Component: a.component(component),
 					Release: a.digest, SignedBy: a.signer, Name: name,
 					Packages: a.release.Files[name].SHA256, Size: a.release.Files[name].Size,
+					Origin: a.release.Origin, Label: a.release.Label, Archive: a.release.Suite, Version: a.release.Version,
+					NotAutomatic: a.release.NotAutomatic, ButAutomaticUpgrades: a.release.ButAutomaticUpgrades,
 				}}
 				found = append(found, x)
 				group.Go(func() (err error) {
@@ -175,6 +201,37 @@ func (c *Client) observe(ctx context.Context, targets []target, suite, arch stri
 		c.opts.Log.InfoContext(ctx, note, "suite", suite, "arch", arch)
 	}
 	return o, nil
+}
+
+// beside keeps of the extra archives those that are repositories beside the suite: made by somebody else, and not for
+// another release of the suite's own maker that the machine has sources of.
+func beside(o *Observation, archives []archive) []archive {
+	var makers, releases []string
+	for _, a := range archives {
+		if !a.source.Extra && a.release.Origin != "" {
+			makers = append(makers, a.release.Origin)
+		}
+	}
+	for _, a := range archives {
+		if a.source.Extra && slices.Contains(makers, a.release.Origin) {
+			releases = append(releases, suiteHead(a.source.Suite), suiteHead(a.release.Suite), suiteHead(a.release.Codename))
+		}
+	}
+	return slices.DeleteFunc(archives, func(a archive) bool {
+		other := a.source.Extra && !a.source.flat() && slices.Contains(releases, suiteHead(a.source.Suite))
+		if other {
+			o.Notes = append(o.Notes, fmt.Sprintf("%s: suite %s is another release's and left out", a.source.From, a.source.Suite))
+		}
+		return other
+	})
+}
+
+// component is the i-th component, or none in a flat repository.
+func (a archive) component(i int) string {
+	if a.source.flat() {
+		return ""
+	}
+	return a.source.Components[i]
 }
 
 // archives asks for every target's Release and puts together the bases that serve the same one.
@@ -209,6 +266,9 @@ func (c *Client) archives(ctx context.Context, o *Observation, targets []target,
 				var e *Error
 				unreachable := errors.As(r.err, &e) && (e.Temporary || e.Status != 0)
 				if !(t.optional && notFound(r.err)) && !(answered && unreachable) {
+					if t.source.Extra {
+						return nil, fmt.Errorf("%w (of %s; write Enabled: no there when images shall do without it)", r.err, t.source.From)
+					}
 					return nil, r.err
 				}
 				if !(t.optional && answered) {
@@ -230,24 +290,32 @@ func (c *Client) archives(ctx context.Context, o *Observation, targets []target,
 	return archives, nil
 }
 
-// release gets and verifies a Release.
+// release gets and verifies a Release: InRelease, or where there is none Release with Release.gpg beside it.
 func (c *Client) release(ctx context.Context, t target, base string, fresh bool) (archive, error) {
 	address := suiteURL(base, t.source.Suite, "InRelease")
 	got, cached, err := c.ask(ctx, address, fresh)
-	if t.source.Trusted && notFound(err) {
+	var signature []byte
+	if notFound(err) {
 		address = suiteURL(base, t.source.Suite, "Release")
 		got, cached, err = c.ask(ctx, address, fresh)
+		if err == nil && !t.source.Trusted {
+			signature, err = c.signature(ctx, base, t.source.Suite)
+		}
 	}
 	if err != nil {
 		if notFound(err) {
-			return archive{}, &Error{URL: redact(address), Status: http.StatusNotFound, Err: fmt.Errorf("404 Not Found: the mirror has no suite %s, or none with InRelease", t.source.Suite)}
+			return archive{}, &Error{URL: redact(address), Status: http.StatusNotFound,
+				Err: fmt.Errorf("404 Not Found: the mirror has no suite %s, or none with InRelease or with Release and Release.gpg", t.source.Suite)}
 		}
 		return archive{}, err
 	}
-	a, err := c.verify(t, base, got.Body)
-	if err != nil && cached { // what we kept is to blame, perhaps
-		if got, _, err = c.ask(ctx, address, true); err == nil {
-			a, err = c.verify(t, base, got.Body)
+	a, err := c.verify(t, base, got.Body, signature)
+	if err != nil && (cached || signature != nil) { // what we kept is to blame, perhaps, or it changed between two questions
+		if got, _, err = c.ask(ctx, address, true); err == nil && signature != nil {
+			signature, err = c.signature(ctx, base, t.source.Suite)
+		}
+		if err == nil {
+			a, err = c.verify(t, base, got.Body, signature)
 		}
 	}
 	if err != nil {
@@ -263,26 +331,42 @@ func (c *Client) release(ctx context.Context, t target, base string, fresh bool)
 	return a, nil
 }
 
-// verify checks the text of a Release against the target's keys, its dates and its name.
-func (c *Client) verify(t target, base string, raw []byte) (archive, error) {
+// signature gets the detached signature of a Release.
+func (c *Client) signature(ctx context.Context, base, suite string) ([]byte, error) {
+	got, _, err := c.ask(ctx, suiteURL(base, suite, "Release.gpg"), true)
+	if err != nil {
+		return nil, err
+	}
+	return append([]byte{}, got.Body...), nil
+}
+
+// verify checks the text of a Release against the target's keys, its dates and its name. Without a signature of its own
+// the text carries it.
+func (c *Client) verify(t target, base string, raw, signature []byte) (archive, error) {
 	a := archive{source: t.source, bases: []string{base}, digest: digest.FromBytes(raw)}
 	check := c.conf.checkValidUntil()
 	if t.source.CheckValidUntil != nil {
 		check = *t.source.CheckValidUntil
 	}
 	var err error
-	if t.source.Trusted {
+	switch {
+	case t.source.Trusted:
 		if text, ok := apt.SignedText(raw); ok {
 			raw = text
 		}
 		if a.release, err = apt.ParseRelease(raw); err == nil && check {
 			err = a.release.CheckValid(c.opts.Now())
 		}
-	} else {
+	case signature != nil:
+		a.release, a.signer, err = apt.VerifyDetached(raw, signature, t.keys, c.opts.Now(), check)
+	default:
 		a.release, a.signer, err = apt.VerifyRelease(raw, t.keys, c.opts.Now(), check)
 	}
 	if err != nil {
 		return a, err
+	}
+	if t.source.flat() {
+		return a, nil // its name is a path
 	}
 	names := []string{a.release.Suite, a.release.Codename}
 	wanted := strings.TrimSuffix(t.source.Suite, "/updates")
@@ -296,6 +380,14 @@ func (c *Client) verify(t target, base string, raw []byte) (archive, error) {
 func (a archive) indexNames(o *Observation, arch string) ([][]string, error) {
 	r := a.release
 	address := suiteURL(a.bases[0], a.source.Suite, "")
+	if a.source.flat() {
+		for _, ending := range endings {
+			if f, ok := r.Files["Packages"+ending]; ok && f.Size <= maxIndex {
+				return [][]string{{"Packages" + ending}}, nil
+			}
+		}
+		return nil, fmt.Errorf("mirror %s: its Release lists no Packages file", address)
+	}
 	if len(r.Architectures) > 0 && !slices.Contains(r.Architectures, arch) {
 		return nil, fmt.Errorf("mirror %s: its Release has no architecture %s, only %s", address, arch, strings.Join(r.Architectures, ", "))
 	}
@@ -337,9 +429,9 @@ func (c *Client) packages(ctx context.Context, a archive, x plan.Index) ([]byte,
 	}
 	var urls []string
 	for _, base := range a.bases {
-		if a.release.ByHash {
-			dir := x.Name[:strings.LastIndexByte(x.Name, '/')]
-			urls = append(urls, suiteURL(base, x.Suite, dir+"/by-hash/SHA256/"+x.Packages.Encoded()))
+		if byHash := a.source.ByHash; byHash == "force" || a.release.ByHash && (byHash == "" || isTrue(byHash)) {
+			dir := x.Name[:strings.LastIndexByte(x.Name, '/')+1]
+			urls = append(urls, suiteURL(base, x.Suite, dir+"by-hash/SHA256/"+x.Packages.Encoded()))
 		}
 		urls = append(urls, suiteURL(base, x.Suite, x.Name))
 	}
@@ -406,5 +498,8 @@ func (c *Client) askOnce(ctx context.Context, address string, header http.Header
 
 // suiteURL is the address of a file of a suite.
 func suiteURL(base, suite, name string) string {
+	if strings.HasSuffix(suite, "/") { // flat: a directory below the base
+		return base + (&url.URL{Path: path.Clean("/" + suite + "/" + name)}).EscapedPath()
+	}
 	return base + "/" + (&url.URL{Path: "dists/" + suite + "/" + name}).EscapedPath()
 }

@@ -68,7 +68,14 @@ func solve(t *testing.T, o *mirror.Observation, names ...string) []string {
 		}
 		indexes = append(indexes, index)
 	}
-	s, err := apt.Solve(apt.Request{Arch: mirrortest.Arch, Variant: apt.VariantNone, Packages: names}, indexes)
+	req := apt.Request{Arch: mirrortest.Arch, Variant: apt.VariantNone, Packages: names}
+	for _, x := range o.Indexes {
+		req.Archives = append(req.Archives, mirror.Archive(x.Index))
+	}
+	for _, p := range o.Pins {
+		req.Pins = append(req.Pins, apt.Pin(p))
+	}
+	s, err := apt.Solve(req, indexes)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,13 +113,23 @@ func TestObserveMachineSources(t *testing.T) {
 	m := mirrortest.New(t, hello, libc)
 	m.Publish("bookworm-security", "main", newer)
 	m.Publish("bookworm-backports", "main", mirrortest.Package{Control: mirrortest.Control("libc6", "3", "amd64")})
+	m.Resign("bookworm-backports", mirrortest.Release{Fields: "NotAutomatic: yes\nButAutomaticUpgrades: yes\n"})
+	m.Publish("sid", "main", mirrortest.Package{Control: mirrortest.Control("libc6", "9", "amd64")})
+	m.Publish("extras", "main", mirrortest.Package{Control: mirrortest.Control("tool", "1", "amd64", "Depends: libc6")})
+	m.Resign("extras", mirrortest.Release{Origin: "Somebody"})
 	root := m.AptRoot()
 	o, err := newClient(t, mirror.Options{Root: root}).Observe(t.Context(), "bookworm", "amd64", "", "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := strings.Join(solve(t, o, "hello"), " "); len(o.Indexes) != 2 || !strings.Contains(got, "libc6 2.36-10") {
+	if got := strings.Join(solve(t, o, "hello"), " "); len(o.Indexes) != 4 || !strings.Contains(got, "libc6 2.36-10") {
 		t.Errorf("%d indexes; got %s", len(o.Indexes), got)
+	}
+	if got := strings.Join(solve(t, o, "libc6=3", "tool"), " "); !strings.Contains(got, "libc6 3") || !strings.Contains(got, "tool 1") {
+		t.Errorf("of backports and a repository beside the suite: %s", got)
+	}
+	if len(o.Notes) != 1 || !strings.Contains(o.Notes[0], "suite sid is another release's and left out") {
+		t.Errorf("notes %q", o.Notes)
 	}
 	_, err = newClient(t, mirror.Options{Root: root}).Observe(t.Context(), "trixie", "amd64", "", "")
 	wantError(t, err, "no apt source for suite trixie on amd64", "fixture.sources", "bookworm-security", "BAKEFARM_DEBIAN_MIRROR")
@@ -350,4 +367,127 @@ func write(t *testing.T, name, text string) {
 	if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestObservePreferences: the machine's pins decide between what its sources have.
+func TestObservePreferences(t *testing.T) {
+	for name, test := range map[string]struct{ preferences, conf, want string }{
+		"none":              {"", "", "libc6 2.36-10"},
+		"one package":       {"# why\nPackage: libc6\nPin: version 2.36-9*\nPin-Priority: 1001\n", "", "libc6 2.36-9"},
+		"a suite":           {"Package: *\nPin: release n=bookworm-security\nPin-Priority: -1\n", "", "libc6 2.36-9"},
+		"an origin":         {"Explanation: x\nPackage: *\nPin: origin \"127.0.0.1\"\nPin-Priority: 700\n", "", "libc6 2.36-10"},
+		"the default":       {"", "APT::Default-Release \"bookworm\";\n", "libc6 2.36-9"},
+		"the first counts":  {"Package: hello libc*\nPin: release n=bookworm\nPin-Priority: 600\n\nPackage: *\nPin: release o=Fixture\nPin-Priority: 300\n", "", "libc6 2.36-9"},
+		"no longer allowed": {"Package: libc6\nPin: version 2.36-10\nPin-Priority: never\n", "", "libc6 2.36-9"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := mirrortest.New(t, hello, libc)
+			m.Publish("bookworm-security", "main", newer)
+			root := m.AptRoot()
+			write(t, filepath.Join(root, "etc/apt/preferences.d/team.pref"), test.preferences)
+			write(t, filepath.Join(root, "etc/apt/preferences.d/team.off"), "nonsense")
+			write(t, filepath.Join(root, "etc/apt/apt.conf"), test.conf)
+			o, err := newClient(t, mirror.Options{Root: root}).Observe(t.Context(), "bookworm", "amd64", "", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := strings.Join(solve(t, o, "hello"), " "); !strings.Contains(got, test.want+" ") {
+				t.Errorf("want %s, got %s", test.want, got)
+			}
+		})
+	}
+	m := mirrortest.New(t, hello, libc)
+	root := m.AptRoot()
+	write(t, filepath.Join(root, "etc/apt/preferences"), "\n\nPackage: libc6\nPin: version 1\n")
+	_, err := newClient(t, mirror.Options{Root: root}).Observe(t.Context(), "bookworm", "amd64", "", "")
+	wantError(t, err, "etc/apt/preferences:3: the record has no Pin-Priority")
+	if o, err := newClient(t, mirror.Options{Root: root}).Observe(t.Context(), "bookworm", "amd64", m.URL, m.Keyring); err != nil || o.Pins != nil {
+		t.Errorf("preferences count for a recipe's own mirror: %v", err)
+	}
+}
+
+// TestObserveDetached: an archive without InRelease has Release and Release.gpg.
+func TestObserveDetached(t *testing.T) {
+	m := mirrortest.New(t, hello, libc)
+	m.Resign("bookworm", mirrortest.Release{Detached: true})
+	c := newClient(t, mirror.Options{Cache: t.TempDir()})
+	for range 2 {
+		o, err := c.Observe(t.Context(), "bookworm", "amd64", m.URL, m.Keyring)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := solve(t, o, "hello"); len(got) != 2 || len(o.Indexes[0].SignedBy) != 40 {
+			t.Errorf("got %v, signed by %s", got, o.Indexes[0].SignedBy)
+		}
+	}
+	m.Serve("bookworm/Release", mirrortest.Replaced("Origin: Fixture", "Origin: Fixtura"))
+	_, err := newClient(t, mirror.Options{}).Observe(t.Context(), "bookworm", "amd64", m.URL, m.Keyring)
+	wantError(t, err, "/dists/bookworm/Release: the signature by key ", "is not good")
+	m.Heal()
+	m.Resign("bookworm", mirrortest.Release{Detached: true, Key: mirrortest.NewKey(t)})
+	_, err = c.Observe(t.Context(), "bookworm", "amd64", m.URL, m.Keyring)
+	wantError(t, err, "none of these keys is in the keyring")
+}
+
+// TestObserveFlat: a repository without dists beside the suite.
+func TestObserveFlat(t *testing.T) {
+	m := mirrortest.New(t, hello, libc)
+	m.PublishFlat("team/repo", mirrortest.Package{Control: mirrortest.Control("tool", "1", "all", "Depends: hello"), Deb: []byte("tool")})
+	root := m.AptRoot()
+	write(t, filepath.Join(root, "etc/apt/sources.list.d/team.list"), "deb [signed-by=/keyring.asc] "+m.URL+"/team/repo ./\n")
+	c := newClient(t, mirror.Options{Root: root})
+	o, err := c.Observe(t.Context(), "bookworm", "amd64", "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := solve(t, o, "tool")
+	if len(got) != 3 || got[2] != "tool 1 "+m.URL+"/team/repo/tool.deb" {
+		t.Fatalf("got %v", got)
+	}
+	r, err := c.Fetch(t.Context(), []string{m.URL + "/team/repo/tool.deb"}, 4, digest.FromString("tool"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if raw, err := io.ReadAll(r); err != nil || string(raw) != "tool" || r.Close() != nil {
+		t.Errorf("%q, %v", raw, err)
+	}
+}
+
+// TestObserveExtraThatFails: a repository beside the suite that cannot be read is no repository without packages.
+func TestObserveExtraThatFails(t *testing.T) {
+	m := mirrortest.New(t, hello, libc)
+	root := m.AptRoot()
+	write(t, filepath.Join(root, "etc/apt/sources.list.d/team.list"), "deb [signed-by=/keyring.asc] "+m.URL+"/gone team main\n")
+	_, err := newClient(t, mirror.Options{Root: root}).Observe(t.Context(), "bookworm", "amd64", "", "")
+	wantError(t, err, "/gone/dists/team/Release: 404 Not Found", "team.list:1; write Enabled: no")
+}
+
+// TestObserveSnapshot: an archive as it was has expired, and is still what was asked for.
+func TestObserveSnapshot(t *testing.T) {
+	m := mirrortest.New(t, hello, libc)
+	m.Expire("bookworm")
+	then := "20260102T030405Z"
+	m.Alias(then)
+	if _, err := newClient(t, mirror.Options{}).Observe(t.Context(), "bookworm", "amd64", m.URL+"/"+then+"/", m.Keyring); err != nil {
+		t.Error(err)
+	}
+	_, err := newClient(t, mirror.Options{}).Observe(t.Context(), "bookworm", "amd64", m.URL, m.Keyring)
+	wantError(t, err, "has expired")
+	for option, ok := range map[string]bool{"check-valid-until=no": true, "check-valid-until=yes": false, "": false} {
+		root := m.AptRoot()
+		write(t, filepath.Join(root, "etc/apt/sources.list.d/fixture.sources"), "")
+		write(t, filepath.Join(root, "etc/apt/sources.list"), "deb [signed-by=/keyring.asc "+option+"] "+m.URL+"/"+then+" bookworm main\n")
+		if _, err := newClient(t, mirror.Options{Root: root}).Observe(t.Context(), "bookworm", "amd64", "", ""); (err == nil) != ok {
+			t.Errorf("%q: %v", option, err)
+		}
+	}
+}
+
+// TestKeybox: what gpg keeps for itself is no keyring.
+func TestKeybox(t *testing.T) {
+	m := mirrortest.New(t, hello, libc)
+	name := filepath.Join(t.TempDir(), "pubring.kbx")
+	write(t, name, "\x00\x00\x00\x20\x01\x01\x00\x02KBXf\x00\x00\x00\x00")
+	_, err := newClient(t, mirror.Options{}).Observe(t.Context(), "bookworm", "amd64", m.URL, name)
+	wantError(t, err, "pubring.kbx: it is a GnuPG keybox", "--export")
 }

@@ -21,11 +21,20 @@ type Source struct {
 	Suite           string
 	Components      []string
 	Architectures   []string // empty: any
+	Without         []string // architectures that it is not read for
 	SignedBy        []string // paths of keyrings and fingerprints; empty: apt's trusted keyrings
 	Keys            []byte   // embedded key block
 	CheckValidUntil *bool    // nil: apt.conf decides
 	Trusted         bool     // Trusted: yes: signatures are not needed
+	ByHash          string   // By-Hash: "" as the Release says, else yes, no or force
+
+	// Extra: another suite than the one that was asked for, of which it is not known yet whether it belongs to another
+	// system or is a repository beside it.
+	Extra bool
 }
+
+// flat reports whether the source's suite is a directory with one index, not one of dists.
+func (s Source) flat() bool { return strings.HasSuffix(s.Suite, "/") }
 
 // Sources are the apt sources of a machine.
 type Sources struct {
@@ -124,7 +133,7 @@ func (s *Sources) readLines(file string, raw []byte) error {
 			}
 			for _, option := range strings.Fields(options) {
 				key, value, _ := strings.Cut(option, "=")
-				source.set(strings.TrimSuffix(strings.ToLower(key), "+"), strings.ReplaceAll(value, ",", " "))
+				source.set(strings.ToLower(key), strings.ReplaceAll(value, ",", " "))
 			}
 		}
 		fields := strings.Fields(rest)
@@ -141,6 +150,11 @@ func (s *Sources) readLines(file string, raw []byte) error {
 
 // readStanzas reads deb822 entries (sources.list(5), DEB822-STYLE FORMAT).
 func (s *Sources) readStanzas(file string, raw []byte) error {
+	return eachStanza(file, raw, s.addStanza)
+}
+
+// eachStanza calls fn for each stanza of a deb822 file, with its file and line, and its fields by lower-case name.
+func eachStanza(file string, raw []byte, fn func(from string, fields map[string]string) error) error {
 	var fields map[string]string
 	start, last := 0, ""
 	flush := func() error {
@@ -148,7 +162,7 @@ func (s *Sources) readStanzas(file string, raw []byte) error {
 		if fields == nil {
 			return nil
 		}
-		return s.addStanza(fmt.Sprintf("%s:%d", file, start), fields)
+		return fn(fmt.Sprintf("%s:%d", file, start), fields)
 	}
 	scan := bufio.NewScanner(bytes.NewReader(raw))
 	scan.Buffer(nil, maxConfigFile)
@@ -195,7 +209,7 @@ func (s *Sources) addStanza(from string, fields map[string]string) error {
 		return nil
 	}
 	source := Source{From: from, Components: strings.Fields(fields["components"])}
-	for _, key := range []string{"architectures", "check-valid-until", "trusted", "signed-by"} {
+	for _, key := range []string{"architectures", "architectures-add", "architectures-remove", "check-valid-until", "trusted", "by-hash", "signed-by"} {
 		if value, ok := fields[key]; ok {
 			source.set(key, value)
 		}
@@ -211,7 +225,16 @@ func (s *Sources) addStanza(from string, fields map[string]string) error {
 func (s *Source) set(key, value string) {
 	switch key {
 	case "arch", "architectures":
-		s.Architectures = append(s.Architectures, strings.Fields(value)...)
+		s.Architectures = strings.Fields(value)
+	case "arch+", "architectures-add":
+		// Beyond the machine's own architectures, which are all that a source without Architectures is read for: no limit.
+		if len(s.Architectures) > 0 {
+			s.Architectures = append(s.Architectures, strings.Fields(value)...)
+		}
+	case "arch-", "architectures-remove":
+		s.Without = append(s.Without, strings.Fields(value)...)
+	case "by-hash":
+		s.ByHash = strings.ToLower(strings.TrimSpace(value))
 	case "check-valid-until":
 		check := isTrue(value)
 		s.CheckValidUntil = &check
@@ -245,8 +268,13 @@ func (s *Sources) add(source Source, uris, suites []string) error {
 		source.URIs = append(source.URIs, base)
 	}
 	for _, suite := range suites {
-		if !strings.HasSuffix(suite, "/") && len(source.Components) == 0 {
+		switch flat := strings.HasSuffix(suite, "/"); {
+		case !flat && len(source.Components) == 0:
 			return fmt.Errorf("%s: suite %s needs components, such as main", source.From, suite)
+		case flat && len(source.Components) > 0:
+			return fmt.Errorf("%s: %s ends in a slash, so it is a directory with one index, and has no components", source.From, suite)
+		case strings.Contains("/"+suite+"/", "/../"):
+			return fmt.Errorf("%s: suite %.60q has .. in it", source.From, suite)
 		}
 		one := source
 		one.Suite = suite
@@ -255,20 +283,26 @@ func (s *Sources) add(source Source, uris, suites []string) error {
 	return nil
 }
 
-// For selects the sources of a suite for an architecture: the suite itself, its updates and its security updates. Its
-// backports and proposed updates are suites of their own. The error says what was looked at and what to set.
+// For selects the sources of a suite for an architecture: the suite itself and all that is named after it, such as its
+// updates, security updates and backports; and, marked as Extra, all the others: which of them are repositories beside
+// the suite, and which are other releases, their Release files say. The error says what was looked at and what to set.
 func (s *Sources) For(suite, arch string) ([]Source, error) {
 	var chosen []Source
 	found := false
 	var others []string
 	for _, source := range s.All {
-		if !slices.Contains(suitesOf(suite), source.Suite) {
-			others = append(others, source.Suite)
-			continue
-		}
-		if len(source.Architectures) > 0 && !slices.Contains(source.Architectures, arch) {
+		source.Suite = strings.ReplaceAll(source.Suite, "$(ARCH)", arch)
+		switch {
+		case len(source.Architectures) > 0 && !slices.Contains(source.Architectures, arch):
 			others = append(others, fmt.Sprintf("%s for %s only", source.Suite, strings.Join(source.Architectures, ", ")))
 			continue
+		case slices.Contains(source.Without, arch):
+			others = append(others, fmt.Sprintf("%s without %s", source.Suite, arch))
+			continue
+		}
+		if head := suiteHead(source.Suite); head != suite || source.flat() {
+			source.Extra = true
+			others = append(others, source.Suite)
 		}
 		found = found || source.Suite == suite
 		chosen = append(chosen, source)
@@ -288,9 +322,17 @@ func (s *Sources) For(suite, arch string) ([]Source, error) {
 		suite, arch, looked)
 }
 
-// suitesOf lists the names under which a suite and its updates are found.
+// suiteHead is the release that a suite is named after: bookworm of bookworm-security and of bookworm/updates.
+func suiteHead(suite string) string {
+	if i := strings.IndexAny(suite, "-/"); i > 0 {
+		return suite[:i]
+	}
+	return suite
+}
+
+// suitesOf lists what is looked for at a mirror that a recipe names.
 func suitesOf(suite string) []string {
-	return []string{suite, suite + "-updates", suite + "-security", suite + "/updates"}
+	return []string{suite, suite + "-updates", suite + "-security"}
 }
 
 // isTrue reads a boolean as apt does.

@@ -44,7 +44,7 @@ func TestReadSources(t *testing.T) {
 		t.Fatalf("files %v, sources %+v", s.Files, s.All)
 	}
 	got, err := s.For("bookworm", "amd64")
-	if err != nil || len(got) != 3 {
+	if err != nil || len(got) != 5 || got[3].Suite != "bookworm-backports" || got[3].Extra || !got[4].Extra {
 		t.Fatalf("%+v, %v", got, err)
 	}
 	a := got[0]
@@ -71,6 +71,8 @@ func TestReadSourcesRefuses(t *testing.T) {
 		"deb http://h":                    "sources.list:1: an entry is",
 		"\ndeb [arch=amd64 http://h b m":  "sources.list:2: the options have no closing ]",
 		"deb http://h bookworm":           "suite bookworm needs components",
+		"deb http://h ./ main":            "./ ends in a slash, so it is a directory with one index, and has no components",
+		"deb http://h ../../x/":           "suite \"../../x/\" has .. in it",
 		"deb nothing bookworm main":       "is no URI",
 		"deb ://u:secret@h bookworm main": "is no URI",
 	} {

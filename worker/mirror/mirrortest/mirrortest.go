@@ -80,6 +80,9 @@ type Release struct {
 	Endings    []string        // of the Packages files; default "", ".gz", ".xz"
 	Key        *openpgp.Entity // that signs; default: the mirror's
 	Unsigned   bool            // publish Release in place of InRelease
+	Detached   bool            // publish Release and Release.gpg in place of InRelease
+	Origin     string          // default: Fixture
+	Fields     string          // more lines, each with its end: "NotAutomatic: yes\n"
 }
 
 // New serves an archive with one suite and stops it when the test ends.
@@ -207,12 +210,19 @@ func (m *Mirror) sign(suite string) {
 	if p.options.NoByHash {
 		byHash = "no"
 	}
+	origin := p.options.Origin
+	if origin == "" {
+		origin = "Fixture"
+	}
 	const date = "Mon, 02 Jan 2006 15:04:05 UTC"
-	text := fmt.Sprintf("Origin: Fixture\nSuite: %s\nCodename: %s\nDate: %s\nValid-Until: %s\nAcquire-By-Hash: %s\n"+
-		"Architectures: %s\nComponents: %s\nSHA256:\n%s", codename, codename, m.now.UTC().Format(date), until.UTC().Format(date),
-		byHash, strings.Join(slices.Sorted(maps.Keys(arches)), " "), strings.Join(components, " "), sums.String())
-	if p.options.Unsigned {
+	text := fmt.Sprintf("Origin: %s\nSuite: %s\nCodename: %s\nDate: %s\nValid-Until: %s\nAcquire-By-Hash: %s\n"+
+		"Architectures: %s\nComponents: %s\n%sSHA256:\n%s", origin, codename, codename, m.now.UTC().Format(date), until.UTC().Format(date),
+		byHash, strings.Join(slices.Sorted(maps.Keys(arches)), " "), strings.Join(components, " "), p.options.Fields, sums.String())
+	if p.options.Unsigned || p.options.Detached {
 		m.files[dists+"Release"] = []byte(text)
+		if p.options.Detached {
+			m.files[dists+"Release.gpg"] = DetachSign(m.t, key, []byte(text))
+		}
 		return
 	}
 	m.files[dists+"InRelease"] = ClearSign(m.t, key, []byte(text))
@@ -233,6 +243,32 @@ func ClearSign(t testing.TB, key *openpgp.Entity, text []byte) []byte {
 		t.Fatal(err)
 	}
 	return b.Bytes()
+}
+
+// DetachSign signs a text as a Release.gpg does.
+func DetachSign(t testing.TB, key *openpgp.Entity, text []byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	if err := openpgp.ArmoredDetachSign(&b, key, bytes.NewReader(text), &packet.Config{DefaultHash: crypto.SHA256}); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// PublishFlat puts packages into a directory as a flat repository: one index beside the packages' files.
+func (m *Mirror) PublishFlat(dir string, packages ...Package) {
+	m.t.Helper()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var text bytes.Buffer
+	for _, p := range packages {
+		file := field(p.Control, "Package") + ".deb"
+		m.files[dir+"/"+file] = p.Deb
+		fmt.Fprintf(&text, "%s\nFilename: ./%s\nSize: %d\nSHA256: %x\n\n", strings.TrimRight(p.Control, "\n"), file, len(p.Deb), sha256.Sum256(p.Deb))
+	}
+	raw := m.compress(".gz", text.Bytes())
+	m.files[dir+"/Packages.gz"] = raw
+	m.files[dir+"/InRelease"] = ClearSign(m.t, m.key, fmt.Appendf(nil, "Origin: Flat\nSHA256:\n %x %d Packages.gz\n", sha256.Sum256(raw), len(raw)))
 }
 
 // pool stores the packages of an architecture, and those for all, and returns the text of their Packages file.
@@ -333,6 +369,15 @@ func (m *Mirror) Dump(dir string) string {
 		}
 	}
 	return dir
+}
+
+// Alias serves all that there is now also below a directory.
+func (m *Mirror) Alias(dir string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for name, data := range maps.Clone(m.files) {
+		m.files[dir+"/"+name] = data
+	}
 }
 
 // RequireLogin makes the mirror ask for credentials (HTTP basic).
