@@ -168,7 +168,7 @@ func (w *worker) run(ctx context.Context, task farm.Task) (any, error) {
 			return nil, err
 		}
 		var list []plan.SolvedPackage
-		for _, name := range s.Debian.Packages {
+		for _, name := range slices.Sorted(slices.Values(s.Debian.Packages)) {
 			text := fmt.Sprintf("%s of %s", name, s.Indexes[0].Packages)
 			arch := "all"
 			if name == "libc6" {

@@ -146,7 +146,8 @@ func readOS(v strict.Value) (os OS) {
 
 var (
 	debianSuite   = regexp.MustCompile(`^[a-z][a-z0-9.-]{0,63}$`)
-	debianPackage = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]{1,127}$`) // Debian Policy 5.6.1
+	debianPackage = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]{1,127}$`)           // Debian Policy 5.6.1
+	debianVersion = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+:~*?-]{0,127}$`) // Debian Policy 5.6.12, and patterns as for apt-get
 )
 
 func readDebian(v strict.Value) *Debian {
@@ -206,20 +207,31 @@ func readDebian(v strict.Value) *Debian {
 	return d
 }
 
+// readPackages reads names and name=version. Their order is kept: which of two alternatives is taken may depend on it.
 func readPackages(v strict.Value) []string {
 	names, at, _ := v.Texts("[ca-certificates, tzdata]")
-	for i, name := range names {
-		switch base, rest, _ := strings.Cut(name, "="); {
-		case debianPackage.MatchString(name):
-		case rest != "" && debianPackage.MatchString(base):
-			at[i].Refuse("%q asks for a version; write %s: the Lock pins the exact one", clip(name), clip(base))
-		case strings.Contains(name, ":"):
-			at[i].Refuse("%q asks for an architecture, which is not in this release of bakefarm yet; write the name alone", clip(name))
-		default:
-			at[i].Refuse("%q is no Debian package name: two or more lower-case letters, digits, +, - and .", clip(name))
+	versions := map[string]string{}
+	var kept []string
+	for i, text := range names {
+		name, version, pinned := strings.Cut(text, "=")
+		bare, arch, qualified := strings.Cut(name, ":")
+		switch {
+		case qualified && debianPackage.MatchString(bare):
+			at[i].Refuse("%q asks for architecture %s; every package is of the output's platform: write %s", clip(text), clip(arch), clip(bare))
+		case !debianPackage.MatchString(name):
+			at[i].Refuse("%q is no Debian package name: two or more lower-case letters, digits, +, - and .", clip(text))
+		case pinned && !debianVersion.MatchString(version):
+			at[i].Refuse("%q asks for no Debian version: letters, digits, . + - : ~, and * for any text; write %s, or %s=1.2-3", clip(text), clip(name), clip(name))
+		case pinned && versions[name] != "" && versions[name] != version:
+			at[i].Refuse("%q asks for another version than %s=%s does; write one of them", clip(text), clip(name), clip(versions[name]))
+		case !slices.Contains(kept, text):
+			kept = append(kept, text)
+		}
+		if pinned {
+			versions[name] = version
 		}
 	}
-	return sortedSet(names)
+	return kept
 }
 
 func readMirror(v strict.Value) string {

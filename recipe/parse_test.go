@@ -25,7 +25,7 @@ os:
   debian:
     suite: bookworm
     variant: none
-    packages: [tzdata, ca-certificates, tzdata]
+    packages: [tzdata, ca-certificates=2023*, tzdata]
     scripts: skip
     mirror: http://mirror.example/debian
     keyring: /usr/share/keyrings/team.gpg
@@ -60,7 +60,7 @@ func TestParseFull(t *testing.T) {
 	want := &Recipe{
 		APIVersion: APIVersion,
 		Name:       "shop/checkout",
-		OS: OS{Debian: &Debian{Suite: "bookworm", Variant: "none", Packages: []string{"ca-certificates", "tzdata"}, Scripts: "skip",
+		OS: OS{Debian: &Debian{Suite: "bookworm", Variant: "none", Packages: []string{"tzdata", "ca-certificates=2023*"}, Scripts: "skip",
 			Mirror: "http://mirror.example/debian", Keyring: "/usr/share/keyrings/team.gpg"}},
 		App: []AppItem{
 			{Copy: "dist", To: "/opt/checkout", UID: 1000, GID: 1001},
@@ -210,12 +210,13 @@ func TestParseErrors(t *testing.T) {
 			`f:4:47: os.debian.variant: none brings no package of its own; name some with packages, or write minbase`}},
 		{"none of an empty list", debian("variant: none, packages: []"), []string{
 			`f:4:63: os.debian.packages: is empty, and variant none brings no package of its own; name one, or write variant: minbase`}},
-		{"bad packages", debian("packages: [tzdata, Git, git=1:2, g++:arm64, -x, 7]"), []string{
+		{"bad packages", debian("packages: [tzdata, Git, git=, g++:arm64, -x, 7, vim=1:2, vim=3]"), []string{
 			`f:4:57: os.debian.packages[1]: "Git" is no Debian package name: two or more lower-case letters, digits, +, - and .`,
-			`f:4:62: os.debian.packages[2]: "git=1:2" asks for a version; write git: the Lock pins the exact one`,
-			`f:4:71: os.debian.packages[3]: "g++:arm64" asks for an architecture, which is not in this release of bakefarm yet; write the name alone`,
-			`f:4:82: os.debian.packages[4]: "-x" is no Debian package name: two or more lower-case letters, digits, +, - and .`,
-			`f:4:86: os.debian.packages[5]: is the number 7 where text is wanted; write it in quotes: "7"`}},
+			`f:4:62: os.debian.packages[2]: "git=" asks for no Debian version: letters, digits, . + - : ~, and * for any text; write git, or git=1.2-3`,
+			`f:4:68: os.debian.packages[3]: "g++:arm64" asks for architecture arm64; every package is of the output's platform: write g++`,
+			`f:4:79: os.debian.packages[4]: "-x" is no Debian package name: two or more lower-case letters, digits, +, - and .`,
+			`f:4:83: os.debian.packages[5]: is the number 7 where text is wanted; write it in quotes: "7"`,
+			`f:4:95: os.debian.packages[7]: "vim=3" asks for another version than vim=1:2 does; write one of them`}},
 		{"packages is text", debian("packages: git"), []string{
 			`f:4:48: os.debian.packages: is the text "git" where a list is wanted; write [ca-certificates, tzdata]`}},
 		{"bad mirror", debian("mirror: mirror.example/debian"), []string{
@@ -415,10 +416,10 @@ func TestSet(t *testing.T) {
 	if r := ok("config.env.PORT=9090", "config.env.NEW=a=b"); r.Config.Env["PORT"] != "9090" || r.Config.Env["NEW"] != "a=b" {
 		t.Errorf("%v", r.Config.Env)
 	}
-	if r := ok("os.debian.packages[0]=git"); strings.Join(r.OS.Debian.Packages, " ") != "ca-certificates git tzdata" {
+	if r := ok("os.debian.packages[0]=git"); strings.Join(r.OS.Debian.Packages, " ") != "git ca-certificates=2023* tzdata" {
 		t.Errorf("%v", r.OS.Debian.Packages)
 	}
-	if r := ok("os.debian.packages=[git, vim]", "os.debian.packages[2]=curl"); strings.Join(r.OS.Debian.Packages, " ") != "curl git vim" {
+	if r := ok("os.debian.packages=[git, vim]", "os.debian.packages[2]=curl"); strings.Join(r.OS.Debian.Packages, " ") != "git vim curl" {
 		t.Errorf("%v", r.OS.Debian.Packages)
 	}
 	if r := ok(`config.labels.org\.example\.team=new`, `config.env.EMPTY=`); r.Config.Labels["org.example.team"] != "new" || r.Config.Env["EMPTY"] != "" {

@@ -33,7 +33,7 @@ type OS struct {
 type Debian struct {
 	Suite    string   `json:"suite"`
 	Variant  string   `json:"variant"`            // "minbase" or "none"
-	Packages []string `json:"packages,omitempty"` // names, sorted, without duplicates
+	Packages []string `json:"packages,omitempty"` // name or name=version, in the order given, each once: it decides between alternatives
 	Scripts  string   `json:"scripts"`            // "skip"
 	Mirror   string   `json:"mirror,omitempty"`   // overrides the worker's apt sources
 	Keyring  string   `json:"keyring,omitempty"`  // path on the worker, with Mirror
