@@ -144,7 +144,10 @@ func (c *Catalog) Locate(ctx context.Context, digests []digest.Digest) ([]images
 		}
 		if p, ok := c.recent.get(sum); ok {
 			found[i] = p.location(sum, d)
-			continue
+			if !p.composite {
+				continue
+			}
+			// The digest may be that of a piece as well, which is preferred: the file knows.
 		}
 		asked = append(asked, sum[:]...)
 		index = append(index, i)
@@ -157,7 +160,7 @@ func (c *Catalog) Locate(ctx context.Context, digests []digest.Digest) ([]images
 		return nil, fmt.Errorf("locate %d digests: %w", len(index), err)
 	}
 	for k, p := range best {
-		if p.pack == nil {
+		if p.pack == nil || p.composite && found[index[k]].Pack != "" {
 			continue
 		}
 		sum := imagestore.Sum(asked[k*32:])
