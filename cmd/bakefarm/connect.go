@@ -22,6 +22,10 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
+// recentBytes is what a process remembers of the pieces that it has just written: an app's files on their way from the API
+// to the workers beside it, and from one shard to the next.
+const recentBytes = 48 << 20
+
 // connections are what every role works with.
 type connections struct {
 	bus     *bus.Bus
@@ -92,7 +96,7 @@ func (s *settings) connect(p *program, data *dataDir, where storage, coordinates
 	var store *s3store.Store
 	err = retry(ctx, func() error {
 		waiting("S3 at %s is not reached yet", client.EndpointURL().Host)
-		store, err = s3store.Open(ctx, s3store.Config{Client: client, Bucket: bucket, Prefix: prefix, Ledger: packs, Locator: index, Writer: name, Log: log})
+		store, err = s3store.Open(ctx, s3store.Config{Client: client, Bucket: bucket, Prefix: prefix, Ledger: packs, Locator: index, Writer: name, Log: log, Recent: recentBytes})
 		return err
 	}, func(err error, wait time.Duration) {
 		log.Warn("S3 is not reached; trying again", "address", client.EndpointURL().Host, "in", wait, "error", err)

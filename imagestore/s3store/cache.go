@@ -2,6 +2,7 @@ package s3store
 
 import (
 	"container/list"
+	"slices"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -10,6 +11,7 @@ import (
 const (
 	cacheBytes = 32 << 20
 	cacheItem  = 256 << 10 // larger pieces are not kept
+	recentItem = 4 << 20   // larger pieces are not remembered when they are written
 )
 
 // cache keeps small pieces ([]byte) and decoded descriptors (imagestore.Blob) in memory, least recently used out first.
@@ -61,4 +63,28 @@ func (c *cache) add(k key, value any, size int64) {
 		delete(c.items, last.key)
 		c.size -= last.size
 	}
+}
+
+// fresh are the pieces among items that are remembered once they are visible: in a process that writes pieces for its own
+// workers, these then need not read them back.
+func (s *Store) fresh(items []item) []item {
+	if s.recent == nil {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(items), func(it item) bool { return it.piece != "" || len(it.data) > recentItem })
+}
+
+// remember keeps what was just written. It was hashed when it was put.
+func (s *Store) remember(items []item) {
+	for _, it := range items {
+		s.recent.add(it.key(), it.data, int64(len(it.data)))
+	}
+}
+
+// inMemory finds a piece that need not be read from the service.
+func (s *Store) inMemory(d digest.Digest) []byte {
+	if data := s.cache.piece(d); data != nil || s.recent == nil {
+		return data
+	}
+	return s.recent.piece(d)
 }

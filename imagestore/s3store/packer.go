@@ -43,6 +43,7 @@ type batch struct {
 	items []item
 	size  int64
 	after map[*batch]bool // hold what composites in this one refer to: settled before it is registered
+	fresh []item          // pieces to remember when it is registered: what was just written is what is read next
 
 	// Closed when the pack is visible (early: when it is stored), or never will be: err says why.
 	done    chan struct{}
@@ -162,6 +163,7 @@ func (p *packer) start() {
 
 // run uploads and registers a pack.
 func (p *packer) run(b *batch) {
+	b.fresh = p.s.fresh(b.items)
 	err := p.s.upload(p.s.ctx, b)
 	if err == nil {
 		for o := range b.after {

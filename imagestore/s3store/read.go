@@ -154,7 +154,7 @@ func (s *Store) locateParts(ctx context.Context, b imagestore.Blob, parts []imag
 
 // Open reads a range of a blob or piece: see imagestore.Reader.
 func (s *Store) Open(ctx context.Context, d digest.Digest, offset, n int64) (io.ReadCloser, error) {
-	if data := s.cache.piece(d); data != nil {
+	if data := s.inMemory(d); data != nil {
 		from, to, err := span(d, int64(len(data)), offset, n)
 		if err != nil {
 			return nil, err

@@ -155,7 +155,7 @@ func (r *blobReader) fetch(f *fetched, run run) {
 func (s *Store) cachedRun(run run) [][]byte {
 	data := make([][]byte, len(run.segments))
 	for i, g := range run.segments {
-		b := s.cache.piece(g.digest)
+		b := s.inMemory(g.digest)
 		if b == nil {
 			return nil
 		}

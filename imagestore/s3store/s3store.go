@@ -24,6 +24,7 @@ type Config struct {
 	Locator imagestore.Locator
 	Writer  string // name of this process, in the packs' records
 	Log     *slog.Logger
+	Recent  int64 // bytes of what was just written that stay in memory for those who read it next; 0: none
 }
 
 // Store is an image store in a bucket. The caller closes it.
@@ -37,7 +38,8 @@ type Store struct {
 	writer  string
 	log     *slog.Logger
 
-	cache  *cache
+	cache  *cache // of what was read
+	recent *cache // of what was written; nil: nothing is remembered
 	packer *packer
 
 	ctx    context.Context // of uploads, which outlive the call that began them; ends with Close
@@ -60,6 +62,9 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		client: c.Client, core: minio.Core{Client: c.Client}, bucket: c.Bucket, prefix: strings.Trim(c.Prefix, "/"),
 		ledger: c.Ledger, locator: c.Locator, writer: c.Writer, log: c.Log,
 		cache: newCache(cacheBytes),
+	}
+	if c.Recent > 0 {
+		s.recent = newCache(c.Recent)
 	}
 	for attempt := 0; ; attempt++ {
 		err := s.openBucket(ctx)

@@ -94,6 +94,8 @@ func (s *Store) register(ctx context.Context, b *batch) error {
 	if err := retry(ctx, func() error { return s.ledger.Register(ctx, b.pack) }); err != nil {
 		return fmt.Errorf("register pack %s: %w", b.pack.ID, err)
 	}
+	s.remember(b.fresh)
+	b.fresh = nil
 	return s.locator.Registered(ctx, b.pack.ID)
 }
 

@@ -110,7 +110,10 @@ func (w *Writer) keep(ctx context.Context, it item) error {
 // flush uploads the Writer's items in a pack of its own, to be registered at Commit.
 func (w *Writer) flush(ctx context.Context) error {
 	b := newBatch()
-	b.items, b.size = w.items, w.bytes
+	b.items, b.size, b.fresh = w.items, w.bytes, w.s.fresh(w.items)
+	if n := len(w.early); n > 0 {
+		w.early[n-1].fresh = nil // one pack's worth is enough to hold until Commit
+	}
 	if err := w.s.packer.uploadEarly(ctx, b); err != nil {
 		return w.fail(err)
 	}
