@@ -172,7 +172,6 @@ func (s *solver) possible(n *node) bool {
 		}) {
 			continue
 		}
-		s.impossible[n] = n.candidate
 		if !n.protected {
 			n.candidate = n.current
 			if n.mode != modeDelete {

@@ -11,58 +11,65 @@ import (
 // knows a package from the moment that any paragraph names it, and reads paragraphs in the order of the sources and
 // files, and fields in the order of relationFields.
 func (u *universe) mention(name string) int {
-	if at, ok := u.mentions[name]; ok {
-		return at
-	}
-	at, before := math.MaxInt, 0
-search:
+	before := 0
 	for _, x := range u.indexes {
-		for i := range x.Packages {
-			p := &x.Packages[i]
-			if !u.fits(p) {
-				continue
-			}
-			if p.Name == name {
-				at = (before + i) << 23
-				break search
-			}
-			offset := 1
-			for _, text := range p.relationFields() {
-				if found := findName(text, name); found >= 0 {
-					at = (before+i)<<23 + offset + found
-					break search
-				}
-				offset += len(text)
-			}
+		mentions := x.mentions(u.arch)
+		if at, ok := mentions[name]; ok {
+			return before + int(at)
 		}
-		before += len(x.Packages)
+		before += len(mentions)
 	}
-	u.mentions[name] = at
-	return at
+	return math.MaxInt
 }
 
 // isMentioned reports whether any paragraph names a package.
 func (u *universe) isMentioned(name string) bool { return u.mention(name) != math.MaxInt }
+
+// mentions numbers all names of an index in the order in which an architecture's packages mention them.
+func (x *Index) mentions(arch string) map[string]int32 {
+	l := x.look()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if known, ok := l.mentions[arch]; ok {
+		return known
+	}
+	all := make(map[string]int32, len(x.Packages)*3/2)
+	number := func(name string) {
+		if _, ok := all[name]; !ok {
+			all[name] = int32(len(all))
+		}
+	}
+	for i := range x.Packages {
+		if p := &x.Packages[i]; p.fits(arch) {
+			number(p.Name)
+			for _, text := range p.relationFields() {
+				eachName(text, number)
+			}
+		}
+	}
+	if l.mentions == nil {
+		l.mentions = map[string]map[string]int32{}
+	}
+	l.mentions[arch] = all
+	return all
+}
 
 // relationFields are the fields that name other packages, in the order in which apt reads them.
 func (p *Package) relationFields() [9]string {
 	return [9]string{p.PreDepends, p.Depends, p.Conflicts, p.Breaks, p.Recommends, p.Suggests, p.Replaces, p.Enhances, p.Provides}
 }
 
-// findName returns where a relation field names a package, or -1. Versions, which are in parentheses, are no names.
-func findName(text, name string) int {
-	for from := 0; ; {
-		i := strings.Index(text[from:], name)
+// eachName calls fn for each name of a relation field.
+func eachName(text string, fn func(string)) {
+	for text != "" {
+		name := leadingName(text)
+		if name != "" {
+			fn(name)
+		}
+		i := strings.IndexAny(text, ",|")
 		if i < 0 {
-			return -1
+			return
 		}
-		i += from
-		end := i + len(name)
-		if (i == 0 || strings.IndexByte(" ,|\n\t", text[i-1]) >= 0) &&
-			(end == len(text) || strings.IndexByte(" ,|(\n\t:", text[end]) >= 0) &&
-			strings.LastIndexByte(text[:i], '(') <= strings.LastIndexByte(text[:i], ')') {
-			return i
-		}
-		from = i + 1
+		text = text[i+1:]
 	}
 }

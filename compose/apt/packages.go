@@ -15,9 +15,11 @@ const (
 	MaxParagraph = 4 << 20 // one package; Debian's longest has 50 kB
 )
 
-// Index is what one Packages file offers, in its order.
+// Index is what one Packages file offers, in its order. It is safe for concurrent use.
 type Index struct {
-	Packages []Package
+	Packages []Package // not to be changed once Solve has seen them
+
+	lookup lookup
 }
 
 // Package is one paragraph of a Packages file. The relation fields are as written and parsed only for packages that Solve

@@ -5,6 +5,7 @@ import (
 	"math"
 	"path"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -41,15 +42,14 @@ func (p Pin) priority() (int, error) {
 
 // policy gives the versions of packages their priorities.
 type policy struct {
-	general  []int // of each index
-	specific []specificPin
-	archives []Archive
+	general  []int         // of each index
+	specific []specificPin // in order
 }
 
 // specificPin is a pin for some packages.
 type specificPin struct {
-	Pin
 	name     pattern
+	match    func(version string, indexes []int) bool
 	priority int
 }
 
@@ -61,7 +61,7 @@ func newPolicy(pins []Pin, archives []Archive, n int) (*policy, error) {
 	if len(archives) != n {
 		return nil, fmt.Errorf("solve: %d archives for %d indexes", len(archives), n)
 	}
-	p := &policy{general: make([]int, n), archives: archives}
+	p := &policy{general: make([]int, n)}
 	for i, a := range archives {
 		switch {
 		case a.ButAutomaticUpgrades:
@@ -78,92 +78,73 @@ func newPolicy(pins []Pin, archives []Archive, n int) (*policy, error) {
 		if err != nil {
 			return nil, err
 		}
-		if pin.Package == "*" {
-			for i, a := range archives {
-				match, err := pin.matchesArchive(a)
-				if err != nil {
-					return nil, err
-				}
-				if match && (!fixed[i] || priority == never) && p.general[i] != never {
-					p.general[i], fixed[i] = priority, true
-				}
+		if pin.Package != "*" {
+			if err := p.addSpecific(pin, priority, archives); err != nil {
+				return nil, err
 			}
 			continue
 		}
-		for _, name := range strings.Fields(pin.Package) {
-			name, arch, qualified := strings.Cut(name, ":")
-			if name == "src" && qualified {
-				return nil, fmt.Errorf("preferences: Package: src:%s: pins by source package are not supported: name the binary packages", arch)
+		match, err := pin.archives()
+		if err != nil {
+			return nil, err
+		}
+		for i, a := range archives {
+			if (!fixed[i] || priority == never) && p.general[i] != never && match(a) {
+				p.general[i], fixed[i] = priority, true
 			}
-			x, err := newPattern(name)
-			if err != nil {
-				return nil, fmt.Errorf("preferences: Package: %w", err)
-			}
-			p.specific = append(p.specific, specificPin{pin, x, priority})
 		}
 	}
 	return p, nil
 }
 
-// plain reports whether every version has the same priority, so that the highest is the candidate.
-func (p *policy) plain() bool {
-	for _, priority := range p.general {
-		if priority != p.general[0] || priority <= 0 {
-			return false
-		}
+func (p *policy) addSpecific(pin Pin, priority int, archives []Archive) error {
+	match, err := pin.versions(archives)
+	if err != nil {
+		return err
 	}
-	return len(p.specific) == 0
+	for _, name := range strings.Fields(pin.Package) {
+		name, rest, qualified := strings.Cut(name, ":")
+		if name == "src" && qualified {
+			return fmt.Errorf("preferences: Package: src:%s: pins by source package are not supported: name the binary packages", rest)
+		}
+		x, err := newPattern(name)
+		if err != nil {
+			return fmt.Errorf("preferences: Package: %w", err)
+		}
+		p.specific = append(p.specific, specificPin{x, match, priority})
+	}
+	return nil
 }
 
-// pinned reports whether a pin is about the name.
-func (p *policy) pinned(name string) bool {
-	for _, s := range p.specific {
-		if s.name.matches(name) {
-			return true
+// choose finds the candidate among all versions of a name, which come with the highest first: of those with the highest
+// priority the highest one, of equal versions the first. Priorities of 0 and below are no candidates.
+func (p *policy) choose(name string, all []*version) *version {
+	var best *version
+	highest := 0
+	for i := 0; i < len(all); {
+		one, indexes := all[i], []int(nil)
+		for ; i < len(all) && all[i].Version == one.Version; i++ {
+			indexes = append(indexes, all[i].index)
+		}
+		if priority := p.priority(name, one.Version, indexes); priority > highest {
+			best, highest = one, priority
 		}
 	}
-	return false
+	return best
 }
 
 // priority is that of a version of a package that is in the given indexes.
-func (p *policy) priority(name, version string, indexes []int) (int, error) {
+func (p *policy) priority(name, version string, indexes []int) int {
 	highest := math.MinInt
 	for _, i := range indexes {
 		highest = max(highest, p.general[i])
 	}
 	for _, s := range p.specific {
-		if !s.name.matches(name) {
-			continue
-		}
-		match, err := s.matches(version, indexes, p.archives)
-		if err != nil {
-			return 0, err
-		}
-		if match {
-			if highest == never {
-				return never, nil
-			}
-			return s.priority, nil
+		if highest != never && s.name.matches(name) && s.match(version, indexes) {
+			return s.priority
 		}
 	}
-	return highest, nil
-}
-
-func (p Pin) matches(version string, indexes []int, archives []Archive) (bool, error) {
-	kind, rest := p.split()
-	if kind == "version" {
-		x, err := newPattern(rest)
-		if err != nil {
-			return false, fmt.Errorf("preferences: Pin: version %w", err)
-		}
-		return x.matches(version), nil
-	}
-	for _, i := range indexes {
-		if match, err := p.matchesArchive(archives[i]); match || err != nil {
-			return match, err
-		}
-	}
-	return false, nil
+	return highest
 }
 
 func (p Pin) split() (kind, rest string) {
@@ -171,59 +152,75 @@ func (p Pin) split() (kind, rest string) {
 	return strings.ToLower(kind), strings.TrimSpace(rest)
 }
 
-// matchesArchive is for pins by release and origin.
-func (p Pin) matchesArchive(a Archive) (bool, error) {
-	kind, rest := p.split()
-	match := func(text, value string) (bool, error) {
-		x, err := newPattern(text)
+// versions compiles a pin of some packages.
+func (p Pin) versions(archives []Archive) (func(version string, indexes []int) bool, error) {
+	if kind, rest := p.split(); kind == "version" {
+		x, err := newPattern(rest)
 		if err != nil {
-			return false, fmt.Errorf("preferences: Pin: %s %w", kind, err)
+			return nil, fmt.Errorf("preferences: Pin: version %w", err)
 		}
-		return x.matches(value), nil
+		return func(version string, _ []int) bool { return x.matches(version) }, nil
 	}
-	switch kind {
-	case "origin":
+	match, err := p.archives()
+	return func(_ string, indexes []int) bool {
+		return slices.ContainsFunc(indexes, func(i int) bool { return match(archives[i]) })
+	}, err
+}
+
+// archives compiles a pin by release or origin.
+func (p Pin) archives() (func(Archive) bool, error) {
+	kind, rest := p.split()
+	switch {
+	case kind == "origin":
 		if len(rest) >= 2 && rest[0] == '"' && rest[len(rest)-1] == '"' {
 			rest = rest[1 : len(rest)-1]
 		}
-		return match(rest, a.Site)
-	case "release":
-	default:
-		return false, fmt.Errorf("preferences: Pin: %.60q: use release, origin or version (version only with the name of a package)", p.Pin)
+		return p.field(rest, func(a Archive) []string { return []string{a.Site} })
+	case kind != "release":
+		return nil, fmt.Errorf("preferences: Pin: %.60q: use release, origin or version (version only with the name of a package)", p.Pin)
+	case rest == "*":
+		return func(Archive) bool { return true }, nil
+	case !strings.Contains(rest, "=") && rest != "" && isDigit(rest[0]):
+		return p.field(rest, releaseFields["v"])
+	case !strings.Contains(rest, "="):
+		return p.field(rest, func(a Archive) []string { return []string{a.Suite, a.Codename} })
 	}
-	if rest == "*" {
-		return true, nil
-	}
-	if rest == "" {
-		return false, nil
-	}
-	if !strings.Contains(rest, "=") {
-		if rest[0] >= '0' && rest[0] <= '9' {
-			return match(rest, a.Version)
-		}
-		bySuite, err := match(rest, a.Suite)
-		if bySuite || err != nil {
-			return bySuite, err
-		}
-		return match(rest, a.Codename)
-	}
-	some := false
+	var all []func(Archive) bool
 	for part := range strings.SplitSeq(rest, ",") {
 		key, text, _ := strings.Cut(strings.TrimSpace(part), "=")
-		if text == "" {
-			continue
+		values, ok := releaseFields[strings.ToLower(key)]
+		if !ok || text == "" {
+			continue // as by apt
 		}
-		value, ok := map[string]string{"v": a.Version, "o": a.Origin, "a": a.Suite, "n": a.Codename, "l": a.Label,
-			"c": a.Component, "b": a.Arch}[strings.ToLower(key)]
-		if !ok {
-			continue
+		match, err := p.field(text, values)
+		if err != nil {
+			return nil, err
 		}
-		some = true
-		if match, err := match(text, value); !match || err != nil {
-			return false, err
-		}
+		all = append(all, match)
 	}
-	return some, nil
+	return func(a Archive) bool {
+		return len(all) > 0 && !slices.ContainsFunc(all, func(match func(Archive) bool) bool { return !match(a) })
+	}, nil
+}
+
+// releaseFields are what a pin by release names.
+var releaseFields = map[string]func(Archive) []string{
+	"v": func(a Archive) []string { return []string{a.Version} },
+	"o": func(a Archive) []string { return []string{a.Origin} },
+	"a": func(a Archive) []string { return []string{a.Suite} },
+	"n": func(a Archive) []string { return []string{a.Codename} },
+	"l": func(a Archive) []string { return []string{a.Label} },
+	"c": func(a Archive) []string { return []string{a.Component} },
+	"b": func(a Archive) []string { return []string{a.Arch} },
+}
+
+// field compiles a pattern for one of the values.
+func (p Pin) field(text string, values func(Archive) []string) (func(Archive) bool, error) {
+	x, err := newPattern(text)
+	if err != nil {
+		return nil, fmt.Errorf("preferences: Pin: %.60q: %w", p.Pin, err)
+	}
+	return func(a Archive) bool { return slices.ContainsFunc(values(a), x.matches) }, nil
 }
 
 // pattern is a glob, a regular expression between slashes, or plain text.

@@ -255,7 +255,7 @@ func (r *repairer) fixOne(n *node, d dependency, rel relation, kills []kill, kee
 
 // targets lists who could meet a relation, or who a negative one refuses.
 func (r *repairer) targets(n *node, d dependency, rel relation) []*node {
-	list := r.hits(n, rel, d.negative, func(q *node) *version { return r.candidates[q.name] })
+	list := r.hits(n, rel, d.negative, func(q *node) *version { return r.candidate(q.name) })
 	slices.SortFunc(list, func(a, b *node) int {
 		return cmp.Or(cmp.Compare(rank(a.name != rel.name), rank(b.name != rel.name)), r.compareMentions(b.name, a.name))
 	})
@@ -333,7 +333,7 @@ func (r *repairer) upgrade(n *node, depth int) bool {
 // smartTarget is the package that a relation most likely means.
 func (r *repairer) smartTarget(n *node, d dependency, rel relation) *node {
 	target := r.node(rel.name)
-	if r.candidates[rel.name] != nil {
+	if r.candidate(rel.name) != nil {
 		return target
 	}
 	if hits := r.hits(n, rel, d.negative, pickCandidate); len(hits) > 0 {

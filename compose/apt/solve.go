@@ -3,7 +3,6 @@ package apt
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -45,10 +44,11 @@ func Solve(req Request, indexes []*Index) (*Solution, error) {
 	if req.Arch == "" {
 		return nil, errors.New("solve: no architecture is given")
 	}
-	s, err := newSolver(req, indexes)
+	u, err := newUniverse(req, indexes)
 	if err != nil {
 		return nil, err
 	}
+	s := &solver{universe: u, problems: map[*node]error{}}
 	wanted, err := s.resolve(req.Packages)
 	if err != nil {
 		return nil, err
@@ -76,111 +76,9 @@ func Solve(req Request, indexes []*Index) (*Solution, error) {
 // solver is a universe with a plan in the making.
 type solver struct {
 	universe
-	policy     *policy
-	wanted     []*node            // what the running step asks for
-	impossible map[*node]*version // candidates that were given up because of a dependency that nothing can meet
-	problems   map[*node]error    // candidates whose paragraphs are at fault
-	steps      int
-}
-
-func newSolver(req Request, indexes []*Index) (*solver, error) {
-	policy, err := newPolicy(req.Pins, req.Archives, len(indexes))
-	if err != nil {
-		return nil, err
-	}
-	s := &solver{
-		universe: universe{arch: req.Arch, indexes: indexes, nodes: map[string]*node{}, facts: map[*Package]*facts{}, mentions: map[string]int{}},
-		policy:   policy, impossible: map[*node]*version{}, problems: map[*node]error{},
-	}
-	return s, s.choose()
-}
-
-// choose finds the candidate of each name: of the versions with the highest priority the highest one, of equal versions
-// that of the first index. Priorities of 0 and below are no candidates.
-func (s *solver) choose() error {
-	n := 0
-	for _, x := range s.indexes {
-		n += len(x.Packages)
-	}
-	s.candidates = make(map[string]*version, n)
-	byPriority := !s.policy.plain()
-	pinned := map[string]bool{}
-	for i, x := range s.indexes {
-		if byPriority && s.policy.general[i] <= 0 && len(s.policy.specific) == 0 {
-			continue
-		}
-		for j := range x.Packages {
-			p := &x.Packages[j]
-			if !s.fits(p) {
-				continue
-			}
-			if len(s.policy.specific) > 0 {
-				if _, known := pinned[p.Name]; !known {
-					pinned[p.Name] = s.policy.pinned(p.Name)
-				}
-				if pinned[p.Name] || s.policy.general[i] <= 0 {
-					continue
-				}
-			}
-			old := s.candidates[p.Name]
-			switch {
-			case old == nil:
-			case byPriority && s.policy.general[i] != s.policy.general[old.index]:
-				if s.policy.general[i] < s.policy.general[old.index] {
-					continue
-				}
-			case CompareVersions(p.Version, old.Version) <= 0:
-				continue
-			}
-			s.candidates[p.Name] = &version{p, i}
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(pinned)) {
-		if pinned[name] {
-			if err := s.choosePinned(name); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// choosePinned finds the candidate of a name that pins are about.
-func (s *solver) choosePinned(name string) error {
-	all := s.versions(name)
-	var best *version
-	highest := 0
-	for i := 0; i < len(all); {
-		one, indexes := all[i], []int(nil)
-		for ; i < len(all) && all[i].Version == one.Version; i++ {
-			indexes = append(indexes, all[i].index)
-		}
-		priority, err := s.policy.priority(name, one.Version, indexes)
-		if err != nil {
-			return err
-		}
-		if priority > highest {
-			best, highest = one, priority
-		}
-	}
-	if best != nil {
-		s.candidates[name] = best
-	}
-	return nil
-}
-
-// versions lists all versions of a name, the highest first, of equal ones that of the first index.
-func (s *solver) versions(name string) []*version {
-	var all []*version
-	for i, x := range s.indexes {
-		for j := range x.Packages {
-			if p := &x.Packages[j]; p.Name == name && s.fits(p) {
-				all = append(all, &version{p, i})
-			}
-		}
-	}
-	slices.SortStableFunc(all, func(a, b *version) int { return CompareVersions(b.Version, a.Version) })
-	return all
+	wanted   []*node         // what the running step asks for
+	problems map[*node]error // candidates whose paragraphs are at fault
+	steps    int
 }
 
 // resolve turns the names of a request into nodes, in their order, each once. A pinned version becomes the candidate of its
@@ -230,7 +128,7 @@ func (s *solver) resolve(names []string) ([]*node, error) {
 
 // named finds the package that a request means by a name: the package of the name, or the only one that provides it.
 func (s *solver) named(name string) (*node, error) {
-	if s.candidates[name] != nil {
+	if s.candidate(name) != nil {
 		return s.node(name), nil
 	}
 	var by []*node
@@ -280,14 +178,17 @@ func (s *solver) pin(name, wanted string) error {
 
 // minbase lists the roots of VariantMinbase, by name.
 func (s *solver) minbase() ([]*node, error) {
-	if s.candidates["apt"] == nil {
+	if s.candidate("apt") == nil {
 		return nil, &UnknownError{Problems: []string{
 			"Unable to locate package apt, which variant minbase installs: the indexes are not those of a whole suite"}}
 	}
-	var roots []*node
-	for name, v := range s.candidates {
-		if v.Essential || v.Priority == "required" || name == "apt" {
-			roots = append(roots, s.node(name))
+	roots := []*node{s.node("apt")}
+	for _, x := range s.indexes {
+		for _, i := range x.look().base {
+			n := s.node(x.Packages[i].Name)
+			if v := n.candidate; v != nil && (v.Essential || v.Priority == "required") && !slices.Contains(roots, n) {
+				roots = append(roots, n)
+			}
 		}
 	}
 	slices.SortFunc(roots, func(a, b *node) int { return strings.Compare(a.name, b.name) })
@@ -316,9 +217,8 @@ func (s *solver) install(wanted []*node) error {
 // settle makes what is planned so far the base of what comes.
 func (s *solver) settle() {
 	for _, n := range s.nodes {
-		n.current, n.candidate, n.mode, n.protected, n.auto = n.install, s.candidates[n.name], modeKeep, false, false
+		n.current, n.candidate, n.mode, n.protected, n.auto = n.install, s.candidate(n.name), modeKeep, false, false
 	}
-	clear(s.impossible)
 	clear(s.problems)
 }
 

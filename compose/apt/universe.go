@@ -56,23 +56,55 @@ type facts struct {
 
 // universe is what the archives offer: for each name the version that policy chooses, and who provides what.
 type universe struct {
-	arch       string
-	indexes    []*Index
+	arch    string
+	indexes []*Index
+	policy  *policy
+
+	// What was looked at so far.
 	candidates map[string]*version
-	nodes      map[string]*node      // of the names that were looked at
-	providers  map[string][]provider // by provided name; made on first use
+	nodes      map[string]*node
+	providers  map[string][]provider // by provided name
 	facts      map[*Package]*facts
-	mentions   map[string]int // see mention
 }
 
-// fits reports whether a package runs on the architecture.
-func (u *universe) fits(p *Package) bool { return p.Arch == u.arch || p.Arch == "all" }
+func newUniverse(req Request, indexes []*Index) (universe, error) {
+	policy, err := newPolicy(req.Pins, req.Archives, len(indexes))
+	return universe{arch: req.Arch, indexes: indexes, policy: policy, candidates: map[string]*version{}, nodes: map[string]*node{},
+		providers: map[string][]provider{}, facts: map[*Package]*facts{}}, err
+}
+
+// fits reports whether a package runs on an architecture.
+func (p *Package) fits(arch string) bool { return p.Arch == arch || p.Arch == "all" }
+
+// versions lists all versions of a name, the highest first, of equal ones that of the first index.
+func (u *universe) versions(name string) []*version {
+	var all []*version
+	for i, x := range u.indexes {
+		for j := range x.look().names.of(name) {
+			if p := &x.Packages[j]; p.fits(u.arch) {
+				all = append(all, &version{p, i})
+			}
+		}
+	}
+	slices.SortStableFunc(all, func(a, b *version) int { return CompareVersions(b.Version, a.Version) })
+	return all
+}
+
+// candidate is the version of a name that may be installed, or nil.
+func (u *universe) candidate(name string) *version {
+	v, ok := u.candidates[name]
+	if !ok {
+		v = u.policy.choose(name, u.versions(name))
+		u.candidates[name] = v
+	}
+	return v
+}
 
 // node returns the node of a name, also of one that no archive has.
 func (u *universe) node(name string) *node {
 	n, ok := u.nodes[name]
 	if !ok {
-		n = &node{name: name, candidate: u.candidates[name]}
+		n = &node{name: name, candidate: u.candidate(name)}
 		n.essential = n.candidate != nil && (n.candidate.Essential || n.candidate.Important) || name == "apt"
 		u.nodes[name] = n
 	}
@@ -91,25 +123,32 @@ func (u *universe) sorted(pass func(*node) bool) []*node {
 	return list
 }
 
-// providersOf lists who provides a name.
+// providersOf lists the nodes whose candidates provide a name.
 func (u *universe) providersOf(name string) []provider {
-	if u.providers == nil {
-		u.providers = map[string][]provider{}
-		for _, v := range u.candidates { // the order within a name is settled by those who use it
-			if v.Provides == "" {
+	list, ok := u.providers[name]
+	if ok {
+		return list
+	}
+	for _, x := range u.indexes {
+		for j := range x.look().provided.of(name) {
+			p := &x.Packages[j]
+			v := u.candidate(p.Name)
+			if v == nil || v.Package != p {
 				continue
 			}
-			groups, err := parseRelations(v.Provides)
+			f, err := u.factsOf(p)
 			if err != nil {
 				continue // said when the package itself is chosen
 			}
-			n := u.node(v.Name)
-			for _, g := range groups {
-				u.providers[g[0].name] = append(u.providers[g[0].name], provider{n, v, g[0]})
+			for _, as := range f.provides {
+				if one := (provider{u.node(p.Name), v, as}); as.name == name && !slices.Contains(list, one) {
+					list = append(list, one)
+				}
 			}
 		}
 	}
-	return u.providers[name]
+	u.providers[name] = list
+	return list
 }
 
 // factsOf parses and checks the fields of a package, once.

@@ -3,6 +3,7 @@ package apt
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 )
@@ -139,7 +140,7 @@ func (s *solver) explain(e *UnmetError, n *node, visit func(*node)) {
 		e.Unmet = append(e.Unmet, Unmet{Package: n.name, Problem: err.Error()})
 		return
 	}
-	v := cmp.Or(n.install, s.candidates[n.name])
+	v := cmp.Or(n.install, s.candidate(n.name))
 	if v == nil {
 		return
 	}
@@ -156,7 +157,7 @@ func (s *solver) explain(e *UnmetError, n *node, visit func(*node)) {
 		for _, r := range d.alternatives {
 			u.Alternatives = append(u.Alternatives, Alternative{Relation: r.String(), Reason: s.whyNot(n, r, d.negative)})
 			if !d.negative {
-				for _, q := range s.hits(n, r, false, func(q *node) *version { return s.candidates[q.name] }) {
+				for _, q := range s.hits(n, r, false, func(q *node) *version { return s.candidate(q.name) }) {
 					visit(q)
 				}
 			}
@@ -167,7 +168,7 @@ func (s *solver) explain(e *UnmetError, n *node, visit func(*node)) {
 
 // whyNot says why a relation is not as it should be.
 func (s *solver) whyNot(n *node, r relation, negative bool) string {
-	target, offered := s.node(r.name), s.candidates[r.name]
+	target, offered := s.node(r.name), s.candidate(r.name)
 	if negative {
 		if target.install != nil && target != n {
 			return "but " + target.install.Version + " is to be installed"
@@ -183,7 +184,7 @@ func (s *solver) whyNot(n *node, r relation, negative bool) string {
 		return "but " + offered.Version + " is to be installed"
 	case offered != nil && !s.qualifies(r, offered.Package):
 		return "but " + r.name + " is not for other architectures (no Multi-Arch: allowed)"
-	case offered != nil || s.isHit(n, r, false, func(q *node) *version { return s.candidates[q.name] }):
+	case offered != nil || s.isHit(n, r, false, func(q *node) *version { return s.candidate(q.name) }):
 		return "but it is not going to be installed"
 	case len(s.providersOf(r.name)) > 0:
 		return "but it is a virtual package"
@@ -192,13 +193,28 @@ func (s *solver) whyNot(n *node, r relation, negative bool) string {
 	}
 }
 
+// all goes through the packages of all indexes.
+func (s *solver) all() iter.Seq[*Package] {
+	return func(yield func(*Package) bool) {
+		for _, x := range s.indexes {
+			for i := range x.Packages {
+				if p := &x.Packages[i]; p.fits(s.arch) && !yield(p) {
+					return
+				}
+			}
+		}
+	}
+}
+
 // replacedBy lists the packages that say that they replace a name.
 func (s *solver) replacedBy(name string) string {
 	var by []string
-	for other, v := range s.candidates {
-		if findName(v.Replaces, name) >= 0 {
-			by = append(by, other)
-		}
+	for p := range s.all() {
+		eachName(p.Replaces, func(other string) {
+			if other == name && !slices.Contains(by, p.Name) {
+				by = append(by, p.Name)
+			}
+		})
 	}
 	if len(by) == 0 {
 		return ""
@@ -214,9 +230,9 @@ func (s *solver) didYouMean(name string) string {
 		edits int
 	}
 	var found []near
-	for other := range s.candidates {
-		if d := distance(name, other, 2); d <= 2 && d < len(name) {
-			found = append(found, near{other, d})
+	for p := range s.all() {
+		if d := distance(name, p.Name, 2); d <= 2 && d < len(name) && !slices.Contains(found, near{p.Name, d}) {
+			found = append(found, near{p.Name, d})
 		}
 	}
 	if len(found) == 0 {

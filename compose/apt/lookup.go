@@ -1,0 +1,79 @@
+package apt
+
+import (
+	"iter"
+	"sync"
+)
+
+// lookup finds packages of an Index by what solving asks for. It is made once, on first use, and shared by all solvers: an
+// archive has 60,000 packages and 200,000 provided names, of which a request meets some hundreds.
+type lookup struct {
+	once     sync.Once
+	names    chains // packages by name
+	provided chains // packages by the names in their Provides
+	base     []int  // packages that are Essential or of Priority required
+
+	mu       sync.Mutex
+	mentions map[string]map[string]int32 // by architecture, see Index.mentions; made when they are asked for
+}
+
+// chains are lists of positions by name, in their order, without a slice for each.
+type chains struct {
+	first, last map[string]int32 // links
+	links       []link
+}
+
+type link struct{ at, next int32 }
+
+func (c *chains) add(name string, at int) {
+	i := int32(len(c.links))
+	c.links = append(c.links, link{int32(at), -1})
+	if last, ok := c.last[name]; ok {
+		c.links[last].next = i
+	} else {
+		c.first[name] = i
+	}
+	c.last[name] = i
+}
+
+func (c *chains) of(name string) iter.Seq[int] {
+	return func(yield func(int) bool) {
+		i, ok := c.first[name]
+		for ok && i >= 0 && yield(int(c.links[i].at)) {
+			i = c.links[i].next
+		}
+	}
+}
+
+// look returns the lookup of an index.
+func (x *Index) look() *lookup {
+	l := &x.lookup
+	l.once.Do(func() {
+		n := len(x.Packages)
+		l.names = chains{make(map[string]int32, n), make(map[string]int32, n), make([]link, 0, n)}
+		l.provided = chains{map[string]int32{}, map[string]int32{}, nil}
+		for i := range x.Packages {
+			p := &x.Packages[i]
+			l.names.add(p.Name, i)
+			if p.Essential || p.Priority == "required" {
+				l.base = append(l.base, i)
+			}
+			eachName(p.Provides, func(name string) { l.provided.add(name, i) })
+		}
+		l.names.last, l.provided.last = nil, nil
+	})
+	return l
+}
+
+// leadingName is the name that a relation begins with. Whether the relation is one at all is said when it is parsed.
+func leadingName(text string) string {
+	start := 0
+	for start < len(text) && text[start] <= ' ' {
+		start++
+	}
+	end := start
+	for end < len(text) && text[end] > ' ' && text[end] != ',' && text[end] != '|' && text[end] != '(' && text[end] != ':' {
+		end++
+	}
+	return text[start:end]
+}
