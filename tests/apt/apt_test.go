@@ -207,7 +207,7 @@ func (m *machine) run(program string, args ...string) (string, error) {
 
 // aptInstall is apt's answer: the system after the installation, or what it printed when there is none.
 func (m *machine) aptInstall(names []string, options ...string) (system map[string]string, said string) {
-	said, err := m.run("apt-get", append(append([]string{"-s", "-q", "--no-install-recommends"}, options...), append([]string{"install"}, names...)...)...)
+	said, err := m.run("apt-get", append(append([]string{"-s", "--no-install-recommends"}, options...), append([]string{"install"}, names...)...)...)
 	if err != nil {
 		return nil, said
 	}
@@ -280,7 +280,7 @@ func TestResolution(t *testing.T) {
 		t.Run(list, func(t *testing.T) {
 			t.Parallel()
 			names := strings.Fields(list)
-			theirs, said := m.aptInstall(names)
+			theirs, said := m.aptInstall(names, "-qq") // saves a quarter of its time
 			ours, err := m.solve(names)
 			switch {
 			case theirs == nil && err == nil:
@@ -308,7 +308,7 @@ func TestMessages(t *testing.T) {
 		t.Run(list, func(t *testing.T) {
 			t.Parallel()
 			names := strings.Fields(list)
-			theirs, said := m.aptInstall(names)
+			theirs, said := m.aptInstall(names, "-q")
 			_, err := m.solve(names)
 			if theirs != nil || err == nil {
 				t.Fatalf("apt: %d packages; bakefarm: %v", len(theirs), err)
@@ -356,15 +356,16 @@ func TestVersions(t *testing.T) {
 		want string
 	}{
 		"exact":   {name + "=" + old, nil, old},
-		"newest":  {name + "=" + newest, nil, newest},
 		"pattern": {name + "=" + old + "*", nil, ""},
 		"unknown": {name + "=0.0.0", nil, ""},
 		"pinned":  {name, []apt.Pin{{Package: name, Pin: "version " + old, Priority: "1001"}}, old},
 		"lowered": {name, []apt.Pin{{Package: name, Pin: "version " + newest, Priority: "100"}}, old},
 		"never":   {name, []apt.Pin{{Package: "/^" + name + "$/", Pin: "version " + newest, Priority: "-1"}}, old},
 		"release": {name, []apt.Pin{{Package: name, Pin: "release o=" + m.request.Archives[0].Origin, Priority: "600"}}, newest},
-		"no such": {name, []apt.Pin{{Package: name, Pin: "release o=Nobody", Priority: "1001"}}, newest},
 	} {
+		if testing.Short() && what != "exact" && what != "pinned" {
+			continue
+		}
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
 			preferences := filepath.Join(t.TempDir(), "preferences")
@@ -375,7 +376,7 @@ func TestVersions(t *testing.T) {
 			if err := os.WriteFile(preferences, []byte(text.String()), 0o644); err != nil {
 				t.Fatal(err)
 			}
-			theirs, said := m.aptInstall([]string{test.ask}, "-o", "Dir::Etc::preferences="+preferences)
+			theirs, said := m.aptInstall([]string{test.ask}, "-qq", "-o", "Dir::Etc::preferences="+preferences)
 			req := m.request
 			req.Packages, req.Pins = []string{test.ask}, append(slices.Clone(test.pins), m.request.Pins...)
 			s, err := apt.Solve(req, m.indexes)
