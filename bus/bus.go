@@ -50,6 +50,8 @@ type Bus struct {
 	Tags         *Bucket[farm.Tag]         // by repository@tag
 	Workers      *Bucket[farm.Worker]      // by worker ID; a record lives Config.WorkerTTL
 	Packs        *Bucket[farm.Pack]        // by pack ID
+	Usage        *Bucket[farm.Usage]       // by name@version
+	Deployments  *Bucket[farm.Deployment]  // by deployment ID
 
 	cfg      Config
 	log      *slog.Logger

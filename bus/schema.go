@@ -36,6 +36,10 @@ func schemaOf(v any) *int {
 		return &v.Schema
 	case *farm.Pack:
 		return &v.Schema
+	case *farm.Usage:
+		return &v.Schema
+	case *farm.Deployment:
+		return &v.Schema
 	case *farm.Event:
 		return &v.Schema
 	case message:

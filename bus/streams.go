@@ -85,6 +85,8 @@ func (b *Bus) prepare(ctx context.Context) error {
 	b.Tags = must[farm.Tag](ctx, b, "tags", forever, &err)
 	b.Workers = must[farm.Worker](ctx, b, "workers", lifetime{wanted: b.cfg.WorkerTTL, initial: 30 * time.Second}, &err)
 	b.Packs = must[farm.Pack](ctx, b, "packs", forever, &err)
+	b.Usage = must[farm.Usage](ctx, b, "usage", forever, &err)
+	b.Deployments = must[farm.Deployment](ctx, b, "deployments", forever, &err)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 
 	"bakefarm/bus"
 	"bakefarm/farm"
+	"bakefarm/plan"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -108,10 +109,16 @@ func (c *Coordinator) commit(ctx context.Context, f *flight, b farm.Bake) error 
 
 // createVersion returns the version's images: the bake's own, or those of whoever was faster.
 func (c *Coordinator) createVersion(ctx context.Context, f *flight, b farm.Bake) ([]farm.Image, error) {
+	if f.lock == nil { // taken up from the records
+		if err := c.readLock(ctx, f, b.Lock, b.Evidence); err != nil {
+			return nil, err
+		}
+	}
 	key := versionKey(b.Name, b.Version)
 	v := farm.Version{
 		Schema: farm.Schema, Name: b.Name, Version: b.Version, Key: b.Key, Lock: b.Lock, Bake: b.ID,
-		Sequence: c.versions.next(b.Name), Images: b.Images, Registries: f.recipe.Publish.Registries, CreatedAt: c.Now().UTC(),
+		Sequence: c.versions.next(b.Name), Images: b.Images, Registries: f.recipe.Publish.Registries,
+		Contents: plan.Contents(f.lock), CreatedAt: c.Now().UTC(),
 	}
 	_, err := c.Bus.Versions.Create(ctx, key, v)
 	if err == nil {

@@ -150,6 +150,7 @@ type Version struct {
 	Sequence   uint64        `json:"sequence"`             // for display: how many versions the name had, this one included
 	Images     []Image       `json:"images"`               // the index first, if there is one
 	Registries []string      `json:"registries,omitempty"` // templates of the recipe's publish.registries
+	Contents   *Contents     `json:"contents,omitempty"`   // nil in records of older releases: the Lock tells
 	CreatedAt  time.Time     `json:"createdAt"`
 }
 
