@@ -64,7 +64,7 @@ func (w *Worker) attempt(working context.Context, h bus.Hint) {
 	}()
 
 	started := time.Now()
-	output, err := a.run()
+	output, err := a.outlast(a.run)
 	took := time.Since(started)
 	log := w.Log.With("shard", task.Label, "attempt", task.Attempt, "took", took.Round(time.Millisecond))
 	var dropped *errDropped
@@ -102,6 +102,31 @@ func (w *Worker) claim(ctx context.Context, h bus.Hint) (farm.Task, bool) {
 		w.Log.Debug("hint comes again", "shard", h.ShardID, "err", err)
 	}
 	return farm.Task{}, false
+}
+
+// outlast calls run again while the image store is away, for at most Config.Patience: an outage is nothing that another
+// attempt, there or here, would do better at, so it must not cost one.
+func (a *attempt) outlast(run func() (json.RawMessage, error)) (json.RawMessage, error) {
+	var away time.Time // since when
+	for pause := firstBackoff; ; pause = min(2*pause, maxBackoff) {
+		output, err := run()
+		if err == nil || !execute.Outage(err) || a.ctx.Err() != nil {
+			return output, err
+		}
+		if away.IsZero() {
+			away = time.Now()
+			a.lines.say("waiting for the image store: " + err.Error())
+			a.w.Log.Warn("the image store is away: the shard waits", "shard", a.task.Label, "at most", a.w.Patience, "err", err)
+		}
+		if time.Since(away)+pause > a.w.Patience {
+			return output, err
+		}
+		select {
+		case <-a.ctx.Done():
+			return output, err
+		case <-time.After(pause):
+		}
+	}
 }
 
 // run runs the task. A panic is the task's failure, not the worker's.

@@ -50,16 +50,21 @@ type Config struct {
 	// 0: 3 seconds.
 	Grace time.Duration
 
+	// Patience is how long a shard waits for an image store that is away before its attempt has failed. 0: two minutes.
+	Patience time.Duration
+
 	Log *slog.Logger // nil: slog.Default()
 }
 
 // Times and bounds.
 const (
 	defaultGrace  = 3 * time.Second
+	patience      = 2 * time.Minute
 	fetchWait     = 10 * time.Second       // how long a fetch waits at the queue
 	slotWait      = 100 * time.Millisecond // how long a hint waits for a slot before it's handed back
 	claimTimeout  = 10 * time.Second
 	noCoordinator = 2 * time.Second // a hint whose claim nobody answered comes back after that
+	firstBackoff  = 100 * time.Millisecond
 	maxBackoff    = 5 * time.Second
 )
 
@@ -104,6 +109,9 @@ func New(c Config) *Worker {
 	}
 	if c.Grace <= 0 {
 		c.Grace = defaultGrace
+	}
+	if c.Patience <= 0 {
+		c.Patience = patience
 	}
 	if c.Log == nil {
 		c.Log = slog.Default()

@@ -11,15 +11,18 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"bakefarm/bus"
 	"bakefarm/compose/deb/debtest"
 	"bakefarm/farm"
+	"bakefarm/imagestore"
 	"bakefarm/plan"
 	"bakefarm/recipe"
 	"bakefarm/worker"
+	"bakefarm/worker/execute"
 	"bakefarm/worker/mirror"
 	"bakefarm/worker/workertest"
 
@@ -314,6 +317,55 @@ func TestFailureIsReported(t *testing.T) {
 		t.Errorf("report %+v", r)
 	}
 	d.empty(farm.KindConvert)
+}
+
+// away is a store of which the first commits find nobody there.
+type away struct {
+	execute.Store
+	commits *atomic.Int32
+	until   int32
+}
+
+func (a away) Begin() imagestore.Writer { return awayWriter{a.Store.Begin(), a} }
+
+type awayWriter struct {
+	imagestore.Writer
+	away away
+}
+
+func (w awayWriter) Commit(ctx context.Context) error {
+	if w.away.commits.Add(1) <= w.away.until {
+		return errors.New("connection refused")
+	}
+	return w.Writer.Commit(ctx)
+}
+
+// A store that is away costs time, and no attempt as long as it comes back soon.
+func TestOutageIsWaitedOut(t *testing.T) {
+	for _, c := range []struct {
+		patience time.Duration
+		until    int32
+		err      string
+	}{
+		{time.Minute, 4, ""},
+		{300 * time.Millisecond, 1000, "connection refused"},
+	} {
+		b := newBus(t)
+		d := newDesk(t, b)
+		var commits atomic.Int32
+		start(t, b, func(w *worker.Config) {
+			w.Mirror, w.Patience = serve(t), c.patience
+			w.Store = away{w.Store, &commits, c.until}
+		})
+		d.offer("s", farm.KindConvert, convertSpec(t))
+		r := d.awaitReport("s")
+		if !strings.Contains(r.Error, c.err) || (r.Error == "") != (c.err == "") || r.Retry != (c.err != "") {
+			t.Errorf("until %d: error %q, retry %t", c.until, r.Error, r.Retry)
+		}
+		if n := commits.Load(); n < 2 || n > 6 {
+			t.Errorf("until %d: %d commits", c.until, n)
+		}
+	}
 }
 
 func TestCancelledByBroadcast(t *testing.T) {

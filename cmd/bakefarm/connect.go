@@ -41,8 +41,8 @@ func (c *connections) reachable() error {
 }
 
 // connect opens the bus, the catalog and the store. What can't be reached is tried again with back-off until the program
-// stops; the log says each time which address and why, and waiting is told too. coordinates says whether this process
-// may write the packs' ledger itself.
+// stops; the log says each time which address and why, and waiting is told too. What refuses is a
+// usageError at once. coordinates says whether this process may write the packs' ledger itself.
 func (s *settings) connect(p *program, data *dataDir, where storage, coordinates bool, waiting func(string, ...any), log *slog.Logger) (*connections, error) {
 	ctx := p.ctx
 	if s.nats == "" {
@@ -93,36 +93,17 @@ func (s *settings) connect(p *program, data *dataDir, where storage, coordinates
 	if err != nil {
 		return nil, usagef("--s3: %w", err)
 	}
-	var store *s3store.Store
-	err = retry(ctx, func() error {
-		waiting("S3 at %s is not reached yet", client.EndpointURL().Host)
-		store, err = s3store.Open(ctx, s3store.Config{Client: client, Bucket: bucket, Prefix: prefix, Ledger: packs, Locator: index, Writer: name, Log: log, Recent: recentBytes})
-		return err
-	}, func(err error, wait time.Duration) {
-		log.Warn("S3 is not reached; trying again", "address", client.EndpointURL().Host, "in", wait, "error", err)
-	})
+	waiting("S3 at %s is not reached yet", client.EndpointURL().Host)
+	store, err := s3store.Open(ctx, s3store.Config{Client: client, Bucket: bucket, Prefix: prefix, Ledger: packs, Locator: index, Writer: name, Log: log, Recent: recentBytes})
+	if errors.Is(err, s3store.ErrRefused) {
+		return nil, usagef("--s3: %w", err)
+	}
 	if err != nil {
 		return nil, err
 	}
 	p.closes("store", store.Close)
 	p.runs("catalog", func(ctx context.Context) error { return index.Run(ctx, store.ReadIndex) })
 	return &connections{b, store, index}, nil
-}
-
-// retry calls try until it works, with back-off from half a second to ten seconds, or until ctx ends.
-func retry(ctx context.Context, try func() error, failed func(error, time.Duration)) error {
-	for wait := 500 * time.Millisecond; ; wait = min(2*wait, 10*time.Second) {
-		err := try()
-		if err == nil || ctx.Err() != nil {
-			return err
-		}
-		failed(err, wait)
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(wait):
-		}
-	}
 }
 
 // processName tells this process from others in records and logs.
@@ -149,7 +130,7 @@ func (s *settings) startWorkers(p *program, data *dataDir, c *connections, n int
 	from := machineMirror{debian, os.Getenv("BAKEFARM_DEBIAN_MIRROR"), os.Getenv("BAKEFARM_DEBIAN_KEYRING")}
 	for i := range n {
 		id := processName() + "-" + strconv.Itoa(i+1)
-		p.runs("worker "+id, worker.New(worker.Config{Bus: c.bus, Store: c.store, Mirror: from, ID: id, Slots: s.slots, Host: host, Log: log}).Run)
+		p.runs("worker "+id, worker.New(worker.Config{Bus: c.bus, Store: c.store, Mirror: from, ID: id, Slots: s.slots, Host: host, Patience: s.patience, Log: log}).Run)
 	}
 	return nil
 }

@@ -100,7 +100,7 @@ func (p *program) stop() {
 	for i := len(p.parts) - 1; i >= 0; i-- {
 		part := p.parts[i]
 		started := time.Now()
-		if err := part.stop(); err != nil {
+		if err := part.stop(); err != nil && !errors.Is(context.Cause(p.ctx), err) { // the cause is wait's to tell
 			p.log.Warn("stop", "part", part.name, "error", err)
 		}
 		p.log.Debug("stopped", "part", part.name, "took", time.Since(started))

@@ -113,37 +113,6 @@ func TestProgramDoesNotWaitForEver(t *testing.T) {
 	})
 }
 
-func TestRetry(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var waits []time.Duration
-		failed := func(_ error, wait time.Duration) { waits = append(waits, wait) }
-		tries := 0
-		err := retry(t.Context(), func() error {
-			if tries++; tries < 8 {
-				return errors.New("not yet")
-			}
-			return nil
-		}, failed)
-		if err != nil {
-			t.Error(err)
-		}
-		want := []time.Duration{500 * time.Millisecond, time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second, 10 * time.Second, 10 * time.Second}
-		if !slices.Equal(waits, want) {
-			t.Errorf("waited %v, want %v", waits, want)
-		}
-
-		ctx, stop := context.WithTimeout(t.Context(), time.Minute)
-		defer stop()
-		started := time.Now()
-		if err := retry(ctx, func() error { return errors.New("never") }, failed); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("got %v", err)
-		}
-		if took := time.Since(started); took != time.Minute {
-			t.Errorf("it ended after %v", took)
-		}
-	})
-}
-
 // A server that stops lets short requests finish, and ends long ones.
 func TestServe(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -27,6 +27,7 @@ type settings struct {
 	cache     int64
 	s3        string
 	s3Listen  string
+	patience  time.Duration
 	nats      string
 	natsListn string
 	insecure  []string
@@ -42,6 +43,7 @@ func (s *settings) common(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&s.data, "data", envOr("BAKEFARM_DATA", defaultDataDir()), "directory for everything that this process keeps (BAKEFARM_DATA)")
 	flags.StringVar(&s.s3, "s3", os.Getenv("BAKEFARM_S3"), "S3 service: http://KEY:SECRET@host:port/bucket[/prefix] (BAKEFARM_S3)")
+	flags.DurationVar(&s.patience, "s3-patience", 2*time.Minute, "how long a shard waits for S3 while it is away, before another attempt is made")
 	flags.StringVar(&s.nats, "nats", os.Getenv("BAKEFARM_NATS"), "NATS server: nats://host:4222 (BAKEFARM_NATS)")
 	flags.IntVar(&s.slots, "slots", 0, "shards that a worker runs at a time (default: four times the processors)")
 	flags.Int64Var(&s.cache, "cache-bytes", 0, "budget of the workers' cache on disk, in bytes (default 2 GiB)")

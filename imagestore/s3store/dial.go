@@ -9,6 +9,7 @@ import (
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
+	"github.com/minio/minio-go/v7/pkg/s3utils"
 )
 
 // Dial makes a client for a URL, without connecting:
@@ -38,6 +39,10 @@ func Dial(rawURL string, transport http.RoundTripper) (client *minio.Client, buc
 		err = errors.New("no access key and secret: want http://KEY:SECRET@host/bucket")
 	case bucket == "":
 		err = errors.New("no bucket: want http://KEY:SECRET@host/bucket")
+	default:
+		if bad := s3utils.CheckValidBucketNameStrict(bucket); bad != nil {
+			err = fmt.Errorf("bucket %q: %w: want 3 to 63 lower-case letters, digits, - and .", bucket, bad)
+		}
 	}
 	if err != nil {
 		return nil, "", "", fmt.Errorf("S3 URL %s: %w", u.Redacted(), err)

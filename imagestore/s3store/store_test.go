@@ -58,17 +58,20 @@ func TestDial(t *testing.T) {
 		t.Errorf("got %v %q %q, %v", client.EndpointURL(), b, p, err)
 	}
 	for url, want := range map[string]string{
-		"":                                "scheme",
-		"ftp://a:b@h/b":                   "scheme",
-		"http://h/b":                      "access key",
-		"http://a@h/b":                    "access key",
-		"http://a:b@h":                    "bucket",
-		"http://a:b@h/":                   "bucket",
-		"http://a:b@/b":                   "host",
-		"http://a:b@h/b?lookup=x":         "lookup",
-		"http://a:topsecret@h:port/b":     "S3 URL",
-		"http://a:topsecret\x7f@h/b":      "S3 URL",
-		"http://a:topsecret@h/b?lookup=x": "lookup",
+		"":                                 "scheme",
+		"ftp://a:b@h/b":                    "scheme",
+		"http://h/b":                       "access key",
+		"http://a@h/b":                     "access key",
+		"http://a:b@h":                     "bucket",
+		"http://a:b@h/":                    "bucket",
+		"http://a:b@/bucket":               "host",
+		"http://a:b@h/bucket?lookup=x":     "lookup",
+		"http://a:b@h/b":                   "3 to 63",
+		"http://a:b@h/Some_Bucket":         "lower-case",
+		"http://a:b@h/192.168.1.1":         "bucket",
+		"http://a:topsecret@h:port/b":      "S3 URL",
+		"http://a:topsecret\x7f@h/b":       "S3 URL",
+		"http://a:topsecret@h/Bk?lookup=x": "bucket",
 	} {
 		_, _, _, err := s3store.Dial(url, nil)
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "topsecret") {
@@ -318,7 +321,7 @@ func TestOpenTroubles(t *testing.T) {
 		return err
 	}
 	err := open(t.Context(), strings.Replace(f.url, "secret", "wrong", 1), f.wire)
-	if err == nil || !strings.Contains(err.Error(), bucket) || strings.Contains(err.Error(), "wrong%") {
+	if !errors.Is(err, s3store.ErrRefused) || !strings.Contains(err.Error(), bucket) || strings.Contains(err.Error(), "wrong%") || !strings.Contains(err.Error(), "check the access key, the secret") {
 		t.Errorf("wrong secret: %v", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 700*time.Millisecond)

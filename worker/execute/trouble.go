@@ -29,6 +29,13 @@ func MayPass(err error) bool {
 	return false
 }
 
+// Outage reports whether an executor failed because the image store can't be used now. The same call, made again when the
+// store is back, may go well on the same worker.
+func Outage(err error) bool {
+	var outage *outage
+	return errors.As(err, &outage) && !errors.Is(err, imagestore.ErrCorrupt) && !errors.Is(err, imagestore.ErrConflict)
+}
+
 // outage is trouble with the image store that is not the caller's doing.
 type outage struct{ err error }
 
