@@ -35,6 +35,9 @@ func TestConformanceWithFaults(t *testing.T) {
 		"gets are wrong":  "get@:1:corrupt=0,get@:2:corrupt=33,get@:4:corrupt=5000,get@:5:corrupt=99999",
 	} {
 		t.Run(name, func(t *testing.T) {
+			if testing.Short() && name != "puts are torn" && name != "gets are wrong" {
+				t.Skip("make test meets all troubles")
+			}
 			t.Parallel()
 			storetest.Run(t, func(t *testing.T) storetest.Storage {
 				f := newS3Farm(t, true)
