@@ -39,7 +39,7 @@ func (a *API) planRetention(ctx context.Context, in *retentionInput) (*body[Rete
 	for _, v := range records {
 		versions = append(versions, retentionVersion(v))
 	}
-	plan := RetentionPlan{Verdicts: retention.Decide(policy, versions, slices.Collect(maps.Values(channels)), time.Now())}
+	plan := RetentionPlan{Verdicts: retention.Decide(policy, versions, slices.Collect(maps.Values(channels)), time.Now()).Verdicts}
 	for _, v := range plan.Verdicts {
 		if v.Keep {
 			plan.Keep++

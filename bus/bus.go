@@ -38,20 +38,21 @@ type Config struct {
 
 // Bus is a process's connection to the farm's NATS. Its methods may be used by many goroutines.
 type Bus struct {
-	Bakes        *Bucket[farm.Bake]        // by bake ID
-	Shards       *Bucket[farm.Shard]       // by shard ID
-	Actions      *Bucket[farm.ActionEntry] // by shard key, hex
-	Observations *Bucket[farm.Observation] // by key of the observe spec, hex
-	Versions     *Bucket[farm.Version]     // by name@version
-	Channels     *Bucket[farm.Channel]     // by name@channel
-	Publications *Bucket[farm.Publication] // by name@channel@version@hash(target)
-	Requests     *Bucket[farm.RequestLock] // by request digest, hex
-	Submissions  *Bucket[farm.Submission]  // by sha256 of the client's key, hex; a record lives SubmissionTTL
-	Tags         *Bucket[farm.Tag]         // by repository@tag
-	Workers      *Bucket[farm.Worker]      // by worker ID; a record lives Config.WorkerTTL
-	Packs        *Bucket[farm.Pack]        // by pack ID
-	Usage        *Bucket[farm.Usage]       // by name@version
-	Deployments  *Bucket[farm.Deployment]  // by deployment ID
+	Bakes        *Bucket[farm.Bake]            // by bake ID
+	Shards       *Bucket[farm.Shard]           // by shard ID
+	Actions      *Bucket[farm.ActionEntry]     // by shard key, hex
+	Observations *Bucket[farm.Observation]     // by key of the observe spec, hex
+	Versions     *Bucket[farm.Version]         // by name@version
+	Channels     *Bucket[farm.Channel]         // by name@channel
+	Publications *Bucket[farm.Publication]     // by name@channel@version@hash(target)
+	Requests     *Bucket[farm.RequestLock]     // by request digest, hex
+	Submissions  *Bucket[farm.Submission]      // by sha256 of the client's key, hex; a record lives SubmissionTTL
+	Tags         *Bucket[farm.Tag]             // by repository@tag
+	Workers      *Bucket[farm.Worker]          // by worker ID; a record lives Config.WorkerTTL
+	Packs        *Bucket[farm.Pack]            // by pack ID
+	Usage        *Bucket[farm.Usage]           // by name@version
+	Deployments  *Bucket[farm.Deployment]      // by deployment ID
+	Policies     *Bucket[farm.RetentionPolicy] // one record, by PolicyKey
 
 	cfg      Config
 	log      *slog.Logger

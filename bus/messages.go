@@ -22,6 +22,8 @@ const (
 	CancelBake   Subject = "bake.cancel"   // CancelRequest → farm.Bake; idempotent
 	Promote      Subject = "promote"       // PromoteRequest → farm.Channel
 	Rollback     Subject = "rollback"      // RollbackRequest → farm.Channel
+	Keep         Subject = "keep"          // KeepRequest → KeepReply; idempotent
+	SetPolicy    Subject = "policy.set"    // SetPolicyRequest → farm.RetentionPolicy
 )
 
 // Empty is a reply that says nothing but that it worked.
@@ -118,6 +120,59 @@ type RollbackRequest struct {
 	By      string `json:"by"`
 }
 
+// PolicyKey is the key of the farm's retention policy.
+const PolicyKey = "retention"
+
+// The actions of a KeepRequest.
+const (
+	KeepPin     = "pin"     // keep the versions, whatever the policy says; with Hold, for a legal case
+	KeepUnpin   = "unpin"   // take that back
+	KeepTrash   = "trash"   // let them go: refused for what something else needs
+	KeepRestore = "restore" // take them out of the trash
+)
+
+// MaxKeep is how many versions a KeepRequest may have.
+const MaxKeep = 500
+
+// KeepRequest changes what keeps versions, or lets them go. Each version is changed by itself.
+type KeepRequest struct {
+	Schema int           `json:"schema"`
+	Action string        `json:"action"`
+	Items  []KeepItem    `json:"items"`
+	Hold   string        `json:"hold,omitempty"` // pin and unpin: the case of a legal hold
+	By     string        `json:"by"`
+	For    time.Duration `json:"for,omitempty"` // trash: how long they stay restorable; 0: what the farm's policy says
+}
+
+// KeepItem is one version of a KeepRequest.
+type KeepItem struct {
+	Name    string `json:"name"`
+	Version string `json:"version"`
+	Note    string `json:"note,omitempty"` // pin: what for; trash: the reason
+}
+
+// KeepReply says for each item, in order, what became of it.
+type KeepReply struct {
+	Schema  int          `json:"schema"`
+	Results []KeepResult `json:"results"`
+}
+
+// KeepResult is what became of one version. Error is why it was not changed; Code is that of a RemoteError.
+type KeepResult struct {
+	Version farm.Version `json:"version"`
+	Code    string       `json:"code,omitempty"`
+	Error   string       `json:"error,omitempty"`
+}
+
+// SetPolicyRequest makes a policy the farm's own.
+type SetPolicyRequest struct {
+	Schema   int    `json:"schema"`
+	File     string `json:"file"`
+	Text     string `json:"text"`
+	By       string `json:"by"`
+	Revision uint64 `json:"revision"` // of the policy that it replaces; 0: there is none
+}
+
 // CancelShard is broadcast to every worker: whoever runs this attempt stops. A worker that misses it is told at its next beat.
 type CancelShard struct {
 	Schema  int    `json:"schema"`
@@ -131,15 +186,18 @@ type hint struct {
 	ShardID string `json:"shard"`
 }
 
-func (m *ClaimRequest) schema() *int    { return &m.Schema }
-func (m *ClaimReply) schema() *int      { return &m.Schema }
-func (m *BeatRequest) schema() *int     { return &m.Schema }
-func (m *BeatReply) schema() *int       { return &m.Schema }
-func (m *ReportRequest) schema() *int   { return &m.Schema }
-func (m *ReportReply) schema() *int     { return &m.Schema }
-func (m *SubmitRequest) schema() *int   { return &m.Schema }
-func (m *CancelRequest) schema() *int   { return &m.Schema }
-func (m *PromoteRequest) schema() *int  { return &m.Schema }
-func (m *RollbackRequest) schema() *int { return &m.Schema }
-func (m *CancelShard) schema() *int     { return &m.Schema }
-func (m *hint) schema() *int            { return &m.Schema }
+func (m *ClaimRequest) schema() *int     { return &m.Schema }
+func (m *ClaimReply) schema() *int       { return &m.Schema }
+func (m *BeatRequest) schema() *int      { return &m.Schema }
+func (m *BeatReply) schema() *int        { return &m.Schema }
+func (m *ReportRequest) schema() *int    { return &m.Schema }
+func (m *ReportReply) schema() *int      { return &m.Schema }
+func (m *SubmitRequest) schema() *int    { return &m.Schema }
+func (m *KeepRequest) schema() *int      { return &m.Schema }
+func (m *KeepReply) schema() *int        { return &m.Schema }
+func (m *SetPolicyRequest) schema() *int { return &m.Schema }
+func (m *CancelRequest) schema() *int    { return &m.Schema }
+func (m *PromoteRequest) schema() *int   { return &m.Schema }
+func (m *RollbackRequest) schema() *int  { return &m.Schema }
+func (m *CancelShard) schema() *int      { return &m.Schema }
+func (m *hint) schema() *int             { return &m.Schema }

@@ -20,6 +20,8 @@ func schemaOf(v any) *int {
 		return &v.Schema
 	case *farm.Version:
 		return &v.Schema
+	case *farm.RetentionPolicy:
+		return &v.Schema
 	case *farm.Channel:
 		return &v.Schema
 	case *farm.ChannelMove:

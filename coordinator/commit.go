@@ -136,7 +136,7 @@ func (c *Coordinator) createVersion(ctx context.Context, f *flight, b farm.Bake)
 		return nil, collision(was, b.Key)
 	}
 	if slices.EqualFunc(was.Images, b.Images, func(x, y farm.Image) bool { return x.Digest == y.Digest }) {
-		return was.Images, nil
+		return was.Images, c.untrash(ctx, key)
 	}
 	there, err := c.haveImages(ctx, was.Images)
 	if err != nil {
@@ -144,9 +144,24 @@ func (c *Coordinator) createVersion(ctx context.Context, f *flight, b farm.Bake)
 	}
 	if there { // two bakes came to different bytes at the same time: the first one's count
 		c.note(ctx, b.ID, fmt.Sprintf("version %s was committed by bake %s with other images: those are kept", b.Version, was.Bake))
-		return was.Images, nil
+		return was.Images, c.untrash(ctx, key)
 	}
-	was.Images, was.Bake = b.Images, b.ID // the old ones have gone
+	was.Images, was.Bake, was.Trash = b.Images, b.ID, nil // the old ones have gone
 	_, err = c.Bus.Versions.Update(ctx, key, was, revision)
 	return b.Images, err
+}
+
+// untrash takes a version out of the trash: somebody bakes it again.
+func (c *Coordinator) untrash(ctx context.Context, key string) error {
+	for range maxConflicts {
+		v, revision, err := c.Bus.Versions.Get(ctx, key)
+		if err != nil || v.Trash == nil {
+			return err
+		}
+		v.Trash = nil
+		if _, err = c.Bus.Versions.Update(ctx, key, v, revision); !errors.Is(err, bus.ErrConflict) {
+			return err
+		}
+	}
+	return fmt.Errorf("version %s: %w", key, bus.ErrConflict)
 }

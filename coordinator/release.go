@@ -56,7 +56,8 @@ func (c *Coordinator) tag(ctx context.Context, b farm.Bake, tag string) error {
 	return fmt.Errorf("tag %s:%s: %w", b.Name, tag, imagestore.ErrConflict)
 }
 
-// updateRegistries makes the version's record say what the recipe says now: publish is no part of the Lock.
+// updateRegistries makes the version's record say what the recipe says now: publish is no part of the Lock. It also takes
+// the version out of the trash.
 func (c *Coordinator) updateRegistries(ctx context.Context, f *flight, b farm.Bake) error {
 	if !b.Cached {
 		return nil
@@ -64,10 +65,10 @@ func (c *Coordinator) updateRegistries(ctx context.Context, f *flight, b farm.Ba
 	for range maxConflicts {
 		key := versionKey(b.Name, b.Version)
 		v, revision, err := c.Bus.Versions.Get(ctx, key)
-		if err != nil || slices.Equal(v.Registries, f.recipe.Publish.Registries) {
+		if err != nil || slices.Equal(v.Registries, f.recipe.Publish.Registries) && v.Trash == nil {
 			return err
 		}
-		v.Registries = f.recipe.Publish.Registries
+		v.Registries, v.Trash = f.recipe.Publish.Registries, nil // whoever bakes it again wants it
 		if _, err = c.Bus.Versions.Update(ctx, key, v, revision); !errors.Is(err, bus.ErrConflict) {
 			return err
 		}

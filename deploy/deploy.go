@@ -137,6 +137,10 @@ func (d *Deploy) rollback(ctx context.Context, r bus.RollbackRequest) (farm.Chan
 // version finds a version, or the one that another channel of the name points to.
 func (d *Deploy) version(ctx context.Context, name, version string) (farm.Version, error) {
 	v, _, err := d.Bus.Versions.Get(ctx, name+"@"+version)
+	if err == nil && v.Trash != nil {
+		return v, fmt.Errorf("version %s of %s is in the trash (%s): restore it first: bakefarm images restore %s:%s: %w",
+			version, name, v.Trash.Reason, name, version, bus.ErrInvalid)
+	}
 	if !errors.Is(err, bus.ErrNotFound) {
 		return v, err
 	}

@@ -25,6 +25,8 @@ type ImageRow struct {
 	Key       digest.Digest `json:"key"`
 	Lock      digest.Digest `json:"lock"`
 	CreatedAt time.Time     `json:"createdAt"`
+	Pins      []farm.Pin    `json:"pins,omitempty"`
+	Trash     *farm.Trash   `json:"trash,omitempty"`
 }
 
 // Filter says which images are asked for. Empty fields do not restrict.
@@ -32,6 +34,7 @@ type Filter struct {
 	Name    string // of the image; * (any text, slashes too), ? and [a-z] are wildcards
 	Kind    string // "oci" or "disk"
 	Version string
+	Trashed bool // those in the trash; else those that are not
 
 	Limit  int    // rows of a page: 1 to MaxPage; 0: MaxPage
 	Cursor string // where the page begins: what the page before returned
@@ -83,6 +86,7 @@ func (c *Catalog) Images(ctx context.Context, f Filter) ([]ImageRow, string, err
 	add := func(condition string, values ...any) {
 		where, args = append(where, condition), append(args, values...)
 	}
+	add("trashed = ?", f.Trashed)
 	switch {
 	case strings.ContainsAny(f.Name, "*?["):
 		add("repo GLOB ?", f.Name)
@@ -136,16 +140,17 @@ func (c *Catalog) Images(ctx context.Context, f Filter) ([]ImageRow, string, err
 }
 
 // Image finds the image of a reference: name@digest, name:version, or a name alone for its newest version. Of several
-// images of a version it is the index, else the first by kind and platform. imagestore.ErrNotFound when there is none.
+// images of a version it is the index, else the first by kind and platform. What is in the trash is found by digest only.
+// imagestore.ErrNotFound when there is none.
 func (c *Catalog) Image(ctx context.Context, ref string) (ImageRow, error) {
 	if name, d, ok := strings.Cut(ref, "@"); ok {
 		return c.Manifest(ctx, name, digest.Digest(d))
 	}
 	name, version, ok := strings.Cut(ref, ":")
 	if ok {
-		return c.one(ctx, ref, "repo = ? AND version = ?", name, version)
+		return c.one(ctx, ref, "trashed = 0 AND repo = ? AND version = ?", name, version)
 	}
-	return c.one(ctx, ref, "repo = ?", name)
+	return c.one(ctx, ref, "trashed = 0 AND repo = ?", name)
 }
 
 // Resolve finds the manifest that a registry's client asks for within a repository: by digest, which must belong to it,
@@ -154,7 +159,7 @@ func (c *Catalog) Resolve(ctx context.Context, repo, reference string) (ImageRow
 	if strings.Contains(reference, ":") {
 		return c.Manifest(ctx, repo, digest.Digest(reference))
 	}
-	return c.one(ctx, repo+":"+reference, "repo = ? AND version = ?", repo, reference)
+	return c.one(ctx, repo+":"+reference, "trashed = 0 AND repo = ? AND version = ?", repo, reference)
 }
 
 // Manifest finds the image of that digest in a repository; imagestore.ErrNotFound when the repository has none.
@@ -170,7 +175,7 @@ func (c *Catalog) Manifest(ctx context.Context, repo string, d digest.Digest) (I
 func (c *Catalog) one(ctx context.Context, ref, condition string, args ...any) (ImageRow, error) {
 	var text []byte
 	err := c.db.read.QueryRowContext(ctx, "SELECT row FROM images WHERE "+condition+
-		" ORDER BY created DESC, version DESC, row ->> 'platform' != '', kind != 'oci', row ->> 'platform' LIMIT 1", args...).Scan(&text)
+		" ORDER BY trashed, created DESC, version DESC, row ->> 'platform' != '', kind != 'oci', row ->> 'platform' LIMIT 1", args...).Scan(&text)
 	if errors.Is(err, sql.ErrNoRows) {
 		return ImageRow{}, fmt.Errorf("image %s: %w", ref, imagestore.ErrNotFound)
 	}
@@ -200,12 +205,12 @@ func (c *Catalog) RepoHasBlob(ctx context.Context, repo string, d digest.Digest)
 
 // Tags lists the versions of a repository, sorted by their text.
 func (c *Catalog) Tags(ctx context.Context, repo string) ([]string, error) {
-	return c.texts(ctx, "SELECT DISTINCT version FROM images WHERE repo = ? ORDER BY version", repo)
+	return c.texts(ctx, "SELECT DISTINCT version FROM images WHERE trashed = 0 AND repo = ? ORDER BY version", repo)
 }
 
 // Repos lists the repositories that have an image, sorted.
 func (c *Catalog) Repos(ctx context.Context) ([]string, error) {
-	return c.texts(ctx, "SELECT DISTINCT repo FROM images ORDER BY repo")
+	return c.texts(ctx, "SELECT DISTINCT repo FROM images WHERE trashed = 0 ORDER BY repo")
 }
 
 func (c *Catalog) texts(ctx context.Context, query string, args ...any) ([]string, error) {

@@ -13,7 +13,7 @@ import (
 )
 
 // schemaVersion is raised with every change of schema, or of what is projected into it. Files of another are made anew.
-const schemaVersion = 1
+const schemaVersion = 2
 
 // Digests are blobs of 32 bytes. entries has no index by pack: see sweep. Numbers of packs are never used again.
 const schema = `
@@ -41,6 +41,7 @@ CREATE TABLE images (
 	sequence INTEGER NOT NULL,
 	kind     TEXT NOT NULL,
 	created  INTEGER NOT NULL,
+	trashed  INTEGER NOT NULL,
 	row      TEXT NOT NULL,
 	PRIMARY KEY (repo, digest, vkey)
 ) WITHOUT ROWID;

@@ -66,12 +66,13 @@ func (c *Catalog) applyVersion(ctx context.Context, tx *sql.Tx, ch farm.VersionC
 		img.Blobs = nil
 		row, err := json.Marshal(ImageRow{
 			Image: img, Version: v.Version, Sequence: v.Sequence, Bake: v.Bake, Key: v.Key, Lock: v.Lock, CreatedAt: v.CreatedAt,
+			Pins: v.Pins, Trash: v.Trash,
 		})
 		if err != nil {
 			return err
 		}
-		if _, err := tx.ExecContext(ctx, "INSERT OR REPLACE INTO images (vkey, repo, digest, version, sequence, kind, created, row) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-			ch.Key, img.Name, sum[:], v.Version, int64(v.Sequence), img.Kind, v.CreatedAt.UnixNano(), string(row)); err != nil {
+		if _, err := tx.ExecContext(ctx, "INSERT OR REPLACE INTO images (vkey, repo, digest, version, sequence, kind, created, trashed, row) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+			ch.Key, img.Name, sum[:], v.Version, int64(v.Sequence), img.Kind, v.CreatedAt.UnixNano(), v.Trash != nil, string(row)); err != nil {
 			return err
 		}
 		sums := [][]byte{sum[:]}

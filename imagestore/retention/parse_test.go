@@ -19,21 +19,38 @@ rules:
   keepLast: 50
 - {match: "shop/**", keepLast: 20, keepFor: 90d}
 - {match: "base-[a-z]?/*", keepFor: "8w"}
+- match: everything/*
+  keepPulledFor: 3d
+  keepDeployedFor: 4d
+  keepDaily: 7d
+  keepWeekly: 4w
+  keepMonthly: 365d
+  keepTags: ["release-*", "v?"]
+  keepLabels:
+    tier: gold
+    release: "*"
+  keepChannels: [prod]
+  quota: 20GiB
 - {match: "**", keepLast: 5}
+quotas: [{match: "shop/**", size: 1TiB}]
+trash: 2w
+maxExpire: 40%
 `))
 	want := Policy{Rules: []Rule{
-		{Match: "shop/checkout", KeepLast: 50},
-		{Match: "shop/**", KeepLast: 20, KeepFor: Duration(90 * day)},
-		{Match: "base-[a-z]?/*", KeepFor: Duration(56 * day)},
-		{Match: "**", KeepLast: 5},
-	}}
+		{Line: 4, Match: "shop/checkout", KeepLast: 50},
+		{Line: 6, Match: "shop/**", KeepLast: 20, KeepFor: Duration(90 * day)},
+		{Line: 7, Match: "base-[a-z]?/*", KeepFor: Duration(56 * day)},
+		{Line: 8, Match: "everything/*", KeepPulledFor: Duration(3 * day), KeepDeployedFor: Duration(4 * day), KeepDaily: Duration(7 * day), KeepWeekly: Duration(28 * day),
+			KeepMonthly: Duration(365 * day), KeepTags: []string{"release-*", "v?"}, KeepLabels: []Pattern{{"tier", "gold"}, {"release", "*"}}, KeepChannels: []string{"prod"}, Quota: 20 << 30},
+		{Line: 20, Match: "**", KeepLast: 5},
+	}, Quotas: []Quota{{Line: 21, Match: "shop/**", Size: 1 << 40}}, Trash: Duration(14 * day), MaxExpire: 40}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, %v", got, err)
 	}
 	if got, err := ParsePolicy("p.yaml", []byte("rules: []")); err != nil || len(got.Rules) != 0 {
 		t.Errorf("a policy that keeps everything: %+v, %v", got, err)
 	}
-	got, err = ParsePolicy("default", []byte(`rules: [{match: "**", keepLast: 10, keepFor: 30d}]`))
+	got, err = ParsePolicy("default", []byte(DefaultText))
 	if err != nil || !reflect.DeepEqual(got, Default) {
 		t.Errorf("the default policy as docs/retention.md writes it: %+v, %v", got, err)
 	}
@@ -66,8 +83,22 @@ func TestParsePolicyErrors(t *testing.T) {
 		{"unknown field", "ruels: []\nrules: []", []string{`p:1:1: ruels: unknown field; did you mean rules?`}},
 		{"unknown field of a rule", rule("match: a, keepLast: 1, keepFro: 3d"), []string{`p:2:27: rules[0].keepFro: unknown field; did you mean keepFor?`}},
 		{"twice", rule("match: a, keepLast: 1, keepLast: 2"), []string{`p:2:27: rules[0].keepLast: stands here a second time (first in line 2); keep one of them`}},
-		{"keeps nothing", rule("match: a"), []string{`p:2:3: rules[0]: has neither keepLast nor keepFor, so that it would keep nothing; write one of them, or both`}},
+		{"keeps nothing", rule("match: a"), []string{`p:2:3: rules[0]: has no keepLast, keepFor or other keep, so that it would keep nothing; write at least one of them`}},
 		{"matches nothing", rule("keepLast: 1"), []string{`p:2:3: rules[0].match: is missing; write match: "shop/*"`}},
+		{"a quota keeps nothing", rule("match: a, quota: 1GiB"), []string{`p:2:3: rules[0]: has no keepLast, keepFor or other keep, so that it would keep nothing; write at least one of them`}},
+		{"no size", rule("match: a, keepLast: 1, quota: 1GB"), []string{`p:2:34: rules[0].quota: "1GB" is no size: write a whole number and a unit, such as 500MiB, 20GiB or 1TiB`}},
+		{"daily within keepFor", rule("match: a, keepFor: 30d, keepDaily: 2w"), []string{`p:2:39: rules[0].keepDaily: 2w keeps nothing that keepFor: 30d does not keep anyway; make it longer, or leave it out`}},
+		{"no tags", rule("match: a, keepTags: []"), []string{`p:2:24: rules[0].keepTags: is empty; write keepTags: ["release-*"], or leave it out`}},
+		{"odd tags", rule(`match: a, keepTags: ["", "[a"], keepLabels: {x: "[", y: "*"}`), []string{
+			`p:2:25: rules[0].keepTags[0]: "" matches nothing; write "*" for any`,
+			`p:2:29: rules[0].keepTags[1]: "[a" is no glob: a [ without its ], or a range without its end; write [a-z]`,
+			`p:2:52: rules[0].keepLabels.x: "[" is no glob: a [ without its ], or a range without its end; write [a-z]`}},
+		{"quotas twice", "rules: []\nquotas:\n- {match: a/**, size: 1GiB}\n- {match: a/**, size: 2GiB}\n- {match: b}", []string{
+			`p:4:11: quotas[1].match: "a/**" has a quota already: quota 1, in line 3; keep one of them`,
+			`p:5:3: quotas[2].size: is missing; write size: 200GiB`}},
+		{"no share", "rules: []\nmaxExpire: 0%\ntrash: 0d", []string{
+			`p:2:12: maxExpire: "0%" is no share; write a percentage from 1% to 100%, such as maxExpire: 25%`,
+			`p:3:8: trash: "0d" is no length of time: write a whole number and a unit, such as 12h, 30d or 8w, at most 100 years`}},
 		{"keepLast 0", rule("match: a, keepLast: 0"), []string{`p:2:24: rules[0].keepLast: is the number 0; write a whole number from 1 to 1000000, such as keepLast: 10`}},
 		{"keepLast too many", rule("match: a, keepLast: 99999999999999999999"), []string{`p:2:24: rules[0].keepLast: is the number 99999999999999999999; write a whole number from 1 to 1000000, such as keepLast: 10`}},
 		{"keepLast a half", rule("match: a, keepLast: 0.5"), []string{`p:2:24: rules[0].keepLast: is the number 0.5; write a whole number from 1 to 1000000, such as keepLast: 10`}},
@@ -135,14 +166,13 @@ func TestRuleMatches(t *testing.T) {
 		"[a-c]?-*":  {"ab-c cc-x", "db-c a-b abc"},
 		"[^a]":      {"b", "a bb"},
 	} {
-		r := Rule{Match: glob}
 		for name := range strings.FieldsSeq(names.yes) {
-			if !r.matches(name) {
+			if !matches(glob, name) {
 				t.Errorf("%s does not match %s", glob, name)
 			}
 		}
 		for name := range strings.FieldsSeq(names.no) {
-			if r.matches(name) {
+			if matches(glob, name) {
 				t.Errorf("%s matches %s", glob, name)
 			}
 		}
@@ -168,32 +198,23 @@ func FuzzParsePolicy(f *testing.F) {
 			}
 			return
 		}
-		text := "rules:\n"
 		for i, r := range p.Rules {
-			if r.KeepLast < 0 || r.KeepFor < 0 || r.KeepLast == 0 && r.KeepFor == 0 {
-				t.Fatalf("a rule that keeps nothing: %+v", r)
+			if r.KeepLast < 0 || r.KeepFor < 0 {
+				t.Fatalf("a rule that keeps less than nothing: %+v", r)
 			}
 			if _, err := path.Match(strings.TrimSuffix(r.Match, "/**"), "x"); err != nil {
 				t.Fatalf("a glob that can't be read: %q", r.Match)
 			}
-			if _, other := (Policy{p.Rules[:i]}).taker(r.Match); other != nil {
+			if _, other := (Policy{Rules: p.Rules[:i]}).taker(r.Match); other != nil {
 				t.Fatalf("rule %q never decides, for %q", r.Match, other.Match)
 			}
-			text += fmt.Sprintf("- {match: %q", r.Match)
-			if r.KeepLast > 0 {
-				text += fmt.Sprintf(", keepLast: %d", r.KeepLast)
-			}
-			if r.KeepFor > 0 {
-				text += fmt.Sprintf(", keepFor: %s", r.KeepFor)
-			}
-			text += "}\n"
 		}
-		if len(p.Rules) == 0 || len(text) > MaxPolicy {
+		text := p.Encode()
+		if len(text) > MaxPolicy {
 			return
 		}
-		if again, err := ParsePolicy("again", []byte(text)); err != nil || !reflect.DeepEqual(p, again) {
+		if again, err := ParsePolicy("again", []byte(text)); err != nil || again.Encode() != text {
 			t.Fatalf("%+v is written as\n%sand read as %+v, %v", p, text, again, err)
 		}
-		Decide(p, history("shop/checkout", 3, day), nil, now)
 	})
 }

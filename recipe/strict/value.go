@@ -230,3 +230,6 @@ func describe(n *yaml.Node) string {
 	}
 	return fmt.Sprintf("the text %q", Clip(n.Value))
 }
+
+// Line is the line of the text that the value begins in, from 1.
+func (v Value) Line() int { return v.node.Line }
