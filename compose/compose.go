@@ -8,5 +8,6 @@
 //	member = a run of whole tar entries that are no directories, compressed on its own
 //
 // Members are made once and shared by every layer that holds them; no path occurs twice in a layer, because podman and
-// buildah refuse such layers and dpkg would never have installed it.
+// buildah refuse such layers and dpkg would never have installed it. One set may be cut into two layers: Over makes the
+// head of the upper one.
 package compose

@@ -15,8 +15,8 @@ type File struct {
 	Content []byte
 }
 
-// Head makes the uncompressed head of a layer: every directory that its members need, and the entries made for the set,
-// each once, sorted by path, so that a directory precedes what it holds. It is empty when nothing is given.
+// Entries are those of a layer's head: every directory that its members need, and the entries made for the set, each
+// once, sorted by path, so that a directory precedes what it holds. There are none when nothing is given.
 //
 // Where several members have the same directory, special attributes (anything but 0755 root:root without extended
 // attributes) win over plain ones, and among special ones the earlier member's: the order of dirs is the set's order
@@ -25,7 +25,7 @@ type File struct {
 //
 // A path that is a directory for one and something else for another is refused with a *Conflict; CheckUnique finds the
 // conflicts among the members' own paths.
-func Head(dirs [][]Entry, made []File) ([]byte, error) {
+func Entries(dirs [][]Entry, made []File) ([]File, error) {
 	entries := map[string]File{}
 	for _, member := range dirs {
 		for _, d := range member {
@@ -74,10 +74,22 @@ func Head(dirs [][]Entry, made []File) ([]byte, error) {
 			entries[parent] = File{Entry: Dir(parent)}
 		}
 	}
-	var buf bytes.Buffer
 	// Bytewise order puts "a-b" between "a" and "a/b"; a parent still precedes its children.
+	sorted := make([]File, 0, len(entries))
 	for _, p := range slices.Sorted(maps.Keys(entries)) {
-		f := entries[p]
+		sorted = append(sorted, entries[p])
+	}
+	return sorted, nil
+}
+
+// Head makes the uncompressed head of a layer: its Entries, one after the other.
+func Head(dirs [][]Entry, made []File) ([]byte, error) {
+	entries, err := Entries(dirs, made)
+	if err != nil {
+		return nil, err
+	}
+	var buf bytes.Buffer
+	for _, f := range entries {
 		if err := WriteEntry(&buf, f.Entry, bytes.NewReader(f.Content)); err != nil {
 			return nil, err
 		}

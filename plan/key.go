@@ -107,6 +107,7 @@ func Assemble(spec AssembleSpec, members []digest.Digest) Shard {
 	type system struct {
 		Suite string `json:"suite"`
 		Arch  string `json:"arch"`
+		Below int    `json:"below,omitempty"`
 	}
 	type inputs struct {
 		Role    string             `json:"role"`
@@ -116,7 +117,7 @@ func Assemble(spec AssembleSpec, members []digest.Digest) Shard {
 	}
 	in, subject := inputs{Role: spec.Role, Dirs: spec.Dirs, Members: members}, spec.Role+" layer"
 	if spec.OS != nil {
-		in.OS = &system{spec.OS.Suite, spec.OS.Arch}
+		in.OS = &system{spec.OS.Suite, spec.OS.Arch, spec.OS.Below}
 		subject += " " + spec.OS.Suite + " " + spec.OS.Arch
 	}
 	s := newShard(farm.KindAssemble, subject, spec, in)

@@ -127,9 +127,9 @@ func Lock(r *recipe.Recipe, packages map[string][]recipe.LockedPackage, trees []
 	return l
 }
 
-// New plans a bake: one layer for the OS of each platform, with the packages in the Lock's order, one for the app, all
-// items merged, the images over them, and an index over several images. trees are those that the Lock names, in its order. urls says where a package
-// can be fetched; no key depends on it.
+// New plans a bake: for each platform the layers of the OS, with the packages in the Lock's order, then one for the app,
+// all items merged, the images over them, and an index over several images. trees are those that the Lock names, in its
+// order. urls says where a package can be fetched; no key depends on it.
 func New(lock *recipe.Lock, trees []*recipe.Tree, urls func(recipe.LockedPackage) []string) (*Plan, error) {
 	if err := check(lock, trees); err != nil {
 		return nil, err
@@ -143,12 +143,9 @@ func New(lock *recipe.Lock, trees []*recipe.Tree, urls func(recipe.LockedPackage
 		spec := ImageSpec{Platform: platform, Config: lock.Config}
 		var layers []digest.Digest
 		if lock.OS.Debian != nil {
-			os, err := b.debian(lock.OS.Debian, platform, urls)
-			if err != nil {
+			var err error
+			if spec.Roles, layers, err = b.debian(lock.OS.Debian, platform, urls); err != nil {
 				return nil, err
-			}
-			if os != "" {
-				spec.Roles, layers = append(spec.Roles, RoleOS), append(layers, os)
 			}
 		}
 		if app != "" {
@@ -219,31 +216,58 @@ func (b *builder) add(s Shard) digest.Digest {
 	return s.Key
 }
 
-// debian adds the shards of an OS layer and returns the layer's key, empty when there is no package.
-func (b *builder) debian(os *recipe.LockedDebian, platform string, urls func(recipe.LockedPackage) []string) (digest.Digest, error) {
+// debian adds the shards of an OS and returns the roles and keys of its layers, none when there is no package.
+//
+// The packages of the variant are one layer, as it is without any other package, and those that were asked for another
+// one over it, with what follows from all of them: dpkg's status, the loader's index, alternatives. So all images of a
+// suite have the same lowest layer, and another version of one added package leaves it alone. Where all packages are
+// of either sort, there is one layer.
+func (b *builder) debian(os *recipe.LockedDebian, platform string, urls func(recipe.LockedPackage) []string) (roles []string, layers []digest.Digest, err error) {
 	arch, err := DebArch(platform)
 	if err != nil {
-		return "", err
+		return nil, nil, err
 	}
 	packages, ok := os.Platforms[platform]
 	if !ok {
-		return "", fmt.Errorf("lock: os: no packages for %s", platform)
+		return nil, nil, fmt.Errorf("lock: os: no packages for %s", platform)
 	}
-	var members []digest.Digest
+	var base, added set
 	for i, p := range packages {
 		if err := p.SHA256.Validate(); err != nil {
-			return "", fmt.Errorf("lock: os: package %q: %w", p.Name, err)
+			return nil, nil, fmt.Errorf("lock: os: package %q: %w", p.Name, err)
 		}
 		if i > 0 && !before(packages[i-1], p) {
-			return "", fmt.Errorf("lock: os: %s %s comes after %s %s: want each package once, sorted by name and architecture",
+			return nil, nil, fmt.Errorf("lock: os: %s %s comes after %s %s: want each package once, sorted by name and architecture",
 				p.Name, p.Arch, packages[i-1].Name, packages[i-1].Arch)
 		}
-		members = append(members, b.add(Convert(ConvertSpec{Package: p, URLs: urls(p)})))
+		to := &added
+		if p.Base {
+			to = &base
+		}
+		to.packages = append(to.packages, p)
+		to.members = append(to.members, b.add(Convert(ConvertSpec{Package: p, URLs: urls(p)})))
 	}
-	if len(members) == 0 {
-		return "", nil
+	layer := func(role string, s set, below int) {
+		spec := AssembleSpec{Role: role, OS: &AssembleOS{Suite: os.Suite, Arch: arch, Packages: s.packages, Below: below}}
+		roles, layers = append(roles, role), append(layers, b.add(Assemble(spec, s.members)))
 	}
-	return b.add(Assemble(AssembleSpec{Role: RoleOS, OS: &AssembleOS{Suite: os.Suite, Arch: arch, Packages: packages}}, members)), nil
+	switch {
+	case len(base.packages) > 0 && len(added.packages) > 0:
+		layer(RoleOS, base, 0)
+		whole := set{append(slices.Clip(base.packages), added.packages...), append(slices.Clip(base.members), added.members...)}
+		layer(RolePackages, whole, len(base.packages))
+	case len(base.packages) > 0:
+		layer(RoleOS, base, 0)
+	case len(added.packages) > 0:
+		layer(RoleOS, added, 0)
+	}
+	return roles, layers, nil
+}
+
+// set is packages and the keys of the shards that convert them.
+type set struct {
+	packages []recipe.LockedPackage
+	members  []digest.Digest
 }
 
 // index adds the shard of the index over all images and returns its key.

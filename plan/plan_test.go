@@ -98,6 +98,7 @@ func TestGoldenKeys(t *testing.T) {
 	for _, text := range []string{demo, overScratch, overScratch + "outputs: [{oci: {platforms: [linux/arm64, linux/amd64]}}]\n"} {
 		shards = append(shards, bake(t, text, context(), packages).Shards...)
 	}
+	shards = append(shards, bake(t, demo, context(), inBase(packages, "libc6")).Shards...)
 	for _, s := range shards {
 		fmt.Fprintf(&b, "%s %s %d %s\n", s.Key, s.Class, Formats[s.Kind], s.Label)
 	}

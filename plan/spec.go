@@ -11,7 +11,7 @@ import (
 // raises the number; the golden digests in the tests say when.
 var Formats = map[farm.Kind]int{
 	farm.KindObserve:  2,
-	farm.KindSolve:    2,
+	farm.KindSolve:    3,
 	farm.KindConvert:  1,
 	farm.KindCut:      1,
 	farm.KindAssemble: 2,
@@ -120,13 +120,15 @@ type Segment struct {
 
 // Roles of layers.
 const (
-	RoleOS  = "os"
-	RoleApp = "app"
+	RoleOS       = "os"       // packages: all of them, or those of the variant
+	RolePackages = "packages" // the packages beside the variant's, over the layer of these
+	RoleApp      = "app"
 )
 
-// AssembleSpec asks for a layer. The outputs of the shard's dependencies (Members) are its members, in their order.
+// AssembleSpec asks for a layer. The outputs of the shard's dependencies (Members) are its members, in their order; those
+// of the layer below it (AssembleOS.Below) say what that has, and are not in this one.
 type AssembleSpec struct {
-	Role string             `json:"role"`           // RoleOS or RoleApp
+	Role string             `json:"role"`
 	Dirs []recipe.TreeEntry `json:"dirs,omitempty"` // app: directories for the head, sorted
 	OS   *AssembleOS        `json:"os,omitempty"`
 }
@@ -135,7 +137,9 @@ type AssembleSpec struct {
 type AssembleOS struct {
 	Suite    string                 `json:"suite"`
 	Arch     string                 `json:"arch"`
-	Packages []recipe.LockedPackage `json:"packages"` // in the order of the dependencies
+	Packages []recipe.LockedPackage `json:"packages"` // of the whole system, in the order of the dependencies
+	// Below is how many of the first packages the layer below has: with RolePackages.
+	Below int `json:"below,omitempty"`
 }
 
 // Layer is the output of assemble.
@@ -145,7 +149,8 @@ type Layer struct {
 	DiffID  digest.Digest `json:"diffID"` // of the uncompressed tar
 	TarSize int64         `json:"tarSize"`
 	Pieces  int           `json:"pieces"`
-	// Packages is a piece: the package list of an OS layer (JSON array of recipe.LockedPackage); empty for an app layer.
+	// Packages is a piece: the packages of this layer and those below it (JSON array of recipe.LockedPackage, sorted by
+	// name); empty for an app layer.
 	Packages digest.Digest `json:"packages,omitempty"`
 }
 

@@ -41,6 +41,8 @@ type LockedPackage struct {
 	Arch    string        `json:"arch"` // Debian architecture: amd64, all
 	SHA256  digest.Digest `json:"sha256"`
 	Size    int64         `json:"size"` // of the .deb, in bytes
+	// Base: the package is there for the variant, whatever else was asked for. Base packages have a layer of their own.
+	Base bool `json:"base,omitempty"`
 }
 
 // LockedCopy is one app item by content.

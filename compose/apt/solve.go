@@ -36,6 +36,7 @@ type Chosen struct {
 	*Package
 	Digest digest.Digest // of the .deb
 	Index  int           // which of the indexes has it
+	Base   bool          // the variant has a package of this name, in this version or another, without what the request names
 }
 
 // Solve chooses the packages. The answer is a function of the arguments. Errors that people can act on are *UnknownError
@@ -265,7 +266,7 @@ func (s *solver) solution() (*Solution, error) {
 	out := &Solution{}
 	for _, n := range s.planned() {
 		o := n.install
-		c := Chosen{Package: o.Package, Index: o.index}
+		c := Chosen{Package: o.Package, Index: o.index, Base: n.current != nil}
 		c.Digest = digest.NewDigestFromEncoded(digest.SHA256, strings.ToLower(o.SHA256))
 		switch {
 		case !validName(o.Name):

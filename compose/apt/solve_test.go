@@ -192,3 +192,34 @@ func TestSolveGivesUp(t *testing.T) {
 		t.Fatal("solved")
 	}
 }
+
+func TestBase(t *testing.T) {
+	x := archive(t, "a 1 ess\na 2 ess\napt 1 D=e\ne 1\nb 1 D=c\nc 1 D=e\nd 1 C=e; V=e")
+	for _, test := range []struct {
+		variant, packages string
+		want              string // base packages in brackets
+	}{
+		{VariantMinbase, "", "(a 2) (apt 1) (e 1)"},
+		{VariantMinbase, "b a", "(a 2) (apt 1) b 1 c 1 (e 1)"}, // naming a package of the base changes nothing
+		{VariantMinbase, "b a=1", "(a 1) (apt 1) b 1 c 1 (e 1)"},
+		{VariantMinbase, "d", "(a 2) (apt 1) d 1"},
+		{VariantNone, "b a", "a 2 b 1 c 1 e 1"},
+	} {
+		s, err := Solve(Request{Arch: "amd64", Variant: test.variant, Packages: strings.Fields(test.packages)}, []*Index{x})
+		if err != nil {
+			t.Errorf("%s %s: %v", test.variant, test.packages, err)
+			continue
+		}
+		var got []string
+		for _, p := range s.Packages {
+			if text := p.Name + " " + p.Version; p.Base {
+				got = append(got, "("+text+")")
+			} else {
+				got = append(got, text)
+			}
+		}
+		if strings.Join(got, " ") != test.want {
+			t.Errorf("%s with %q: %s, want %s", test.variant, test.packages, strings.Join(got, " "), test.want)
+		}
+	}
+}

@@ -9,7 +9,6 @@ import (
 	"io"
 
 	"bakefarm/compose"
-	"bakefarm/compose/deb"
 	"bakefarm/imagestore"
 	"bakefarm/plan"
 	"bakefarm/recipe"
@@ -31,8 +30,6 @@ type layer struct {
 	*job
 	w       imagestore.Writer
 	members []compose.Member
-	owned   []compose.Owned // by member
-	made    []compose.File  // for the head
 	// own are the head's bytes and the trailer's, compressed and not: nobody else has them yet.
 	own map[digest.Digest][]byte
 }
@@ -51,19 +48,19 @@ func assemble(ctx context.Context, j *job, spec plan.AssembleSpec) (plan.Layer, 
 		}
 		l.members = append(l.members, member)
 	}
-	var described func() error
-	switch {
-	case spec.Role == plan.RoleOS && spec.OS != nil && len(spec.Dirs) == 0:
-		described, err = l.packages(ctx, *spec.OS, outputs)
+	var head func() ([]compose.File, error)
+	switch system := spec.OS != nil && len(spec.Dirs) == 0; {
+	case spec.Role == plan.RoleOS && system && spec.OS.Below == 0, spec.Role == plan.RolePackages && system && spec.OS.Below > 0:
+		head, err = l.packages(ctx, *spec.OS, outputs)
 	case spec.Role == plan.RoleApp && spec.OS == nil:
-		described, err = l.runs(ctx, spec.Dirs, outputs)
+		head, err = l.runs(ctx, spec.Dirs, outputs)
 	default:
-		err = fmt.Errorf("spec: role %q (os: %t): want os with os, or app without", spec.Role, spec.OS != nil)
+		err = fmt.Errorf("spec: role %q (os: %t): want os or packages with os, or app without", spec.Role, spec.OS != nil)
 	}
 	if err != nil {
 		return plan.Layer{}, err
 	}
-	composed, err := l.compose(ctx, described)
+	composed, err := l.compose(ctx, head)
 	if err != nil {
 		return plan.Layer{}, err
 	}
@@ -80,11 +77,11 @@ func (l *layer) each(ctx context.Context, outputs []plan.Member, fn func(ctx con
 	return g.Wait()
 }
 
-// runs reads what the runs of an app layer hold. What it returns fills that in: the head is the tree's directories.
-func (l *layer) runs(ctx context.Context, dirs []recipe.TreeEntry, outputs []plan.Member) (func() error, error) {
-	l.owned = make([]compose.Owned, len(outputs))
+// runs reads what the runs of an app layer hold. What it returns makes the head's entries: the tree's directories.
+func (l *layer) runs(ctx context.Context, dirs []recipe.TreeEntry, outputs []plan.Member) (func() ([]compose.File, error), error) {
+	owned := make([]compose.Owned, len(outputs))
 	err := l.each(ctx, outputs, func(ctx context.Context, i int, m plan.Member) error {
-		o := &l.owned[i]
+		o := &owned[i]
 		o.Owner = fmt.Sprintf("run %d of the app", i)
 		raw, err := l.piece(ctx, m.Inventory, maxInventory)
 		if err == nil {
@@ -100,88 +97,42 @@ func (l *layer) runs(ctx context.Context, dirs []recipe.TreeEntry, outputs []pla
 		}
 		return nil
 	})
-	return func() error {
+	return func() ([]compose.File, error) {
+		var made []compose.File
 		for _, d := range dirs {
 			e, err := tarEntry(d)
 			if err != nil {
-				return err
+				return nil, err
 			}
-			l.made = append(l.made, compose.File{Entry: e})
+			made = append(made, compose.File{Entry: e})
 		}
-		return nil
+		return entries(owned, made)
 	}, err
 }
 
-// packages reads the records of an OS layer's packages. What it returns fills in what they hold: the head has their
-// directories, dpkg's database of them, the merged-/usr links and what no script makes.
-func (l *layer) packages(ctx context.Context, os plan.AssembleOS, outputs []plan.Member) (func() error, error) {
-	if len(os.Packages) != len(outputs) {
-		return nil, fmt.Errorf("spec: %d packages, but %d members", len(os.Packages), len(outputs))
-	}
-	records := make([]*deb.Record, len(outputs))
-	err := l.each(ctx, outputs, func(ctx context.Context, i int, m plan.Member) error {
-		p := os.Packages[i]
-		r, err := l.record(ctx, m.Inventory)
-		if err != nil {
-			return fmt.Errorf("package %s %s: record %s: %w", p.Name, p.Version, m.Inventory, err)
-		}
-		if r.Package != p.Name || r.Version != p.Version || r.Architecture != p.Arch {
-			return fmt.Errorf("package %s %s (%s): the file says that it is %s %s (%s): the mirror's index is wrong about %s",
-				p.Name, p.Version, p.Arch, r.Package, r.Version, r.Architecture, p.SHA256)
-		}
-		records[i] = r
-		return nil
-	})
-	return func() error {
-		if err := l.overwrite(ctx, records); err != nil {
-			return err
-		}
-		for _, r := range records {
-			l.owned = append(l.owned, compose.Owned{Owner: r.Package + " " + r.Version, Inventory: r.Inventory})
-		}
-		database, err := deb.Database(records, os.Arch)
-		if err != nil {
-			return err
-		}
-		l.made = append(deb.MergedUsr(os.Suite, os.Arch, records), database...)
-		return l.configure(ctx, records, os.Arch)
-	}, err
-}
-
-// record returns a package's record: of the process's memory, else decoded from its piece.
-func (l *layer) record(ctx context.Context, d digest.Digest) (*deb.Record, error) {
-	if r := l.Records.get(d); r != nil {
-		return r, nil
-	}
-	raw, err := l.piece(ctx, d, deb.MaxRecord)
-	if err != nil {
+// entries are those of a head.
+func entries(owned []compose.Owned, made []compose.File) ([]compose.File, error) {
+	if err := compose.CheckUnique(made, owned); err != nil {
 		return nil, err
 	}
-	r, err := deb.DecodeRecord(raw)
-	if err != nil {
-		return nil, err
+	dirs := make([][]compose.Entry, len(owned))
+	for i, o := range owned {
+		dirs[i] = o.Dirs
 	}
-	l.Records.put(d, r)
-	return r, nil
+	return compose.Entries(dirs, made)
 }
 
-// compose makes the head, once described has filled in what it depends on, and computes the layer's digests.
-func (l *layer) compose(ctx context.Context, described func() error) (compose.Layer, error) {
+// compose makes the head of its entries and computes the layer's digests. What makes the entries may change the members.
+func (l *layer) compose(ctx context.Context, described func() ([]compose.File, error)) (compose.Layer, error) {
 	if err := l.Turns.take(ctx); err != nil {
 		return compose.Layer{}, err
 	}
 	defer l.Turns.give()
-	if err := described(); err != nil {
+	made, err := described()
+	if err != nil {
 		return compose.Layer{}, err
 	}
-	if err := compose.CheckUnique(l.made, l.owned); err != nil {
-		return compose.Layer{}, err
-	}
-	dirs := make([][]compose.Entry, len(l.owned))
-	for i, o := range l.owned {
-		dirs[i] = o.Dirs
-	}
-	head, err := compose.Head(dirs, l.made)
+	head, err := compose.Head(nil, made)
 	if err != nil {
 		return compose.Layer{}, err
 	}
@@ -278,7 +229,7 @@ func (l *layer) commit(ctx context.Context, spec plan.AssembleSpec, composed com
 		return plan.Layer{}, err
 	}
 	if spec.OS != nil {
-		raw, err := json.Marshal(spec.OS.Packages)
+		raw, err := json.Marshal(sorted(spec.OS.Packages))
 		if err != nil {
 			return plan.Layer{}, err
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"bakefarm/compose"
 	"bakefarm/compose/deb"
@@ -12,27 +11,17 @@ import (
 	"bakefarm/worker/cache"
 )
 
-// configure adds to an OS layer what no maintainer script makes in it.
-func (l *layer) configure(ctx context.Context, records []*deb.Record, arch string) error {
+// configure makes what no maintainer script makes of a set of packages.
+func (l *layer) configure(ctx context.Context, members []compose.Member, records []*deb.Record, arch string) (debian.Configured, error) {
 	packages := make([]debian.Package, len(records))
 	for i, r := range records {
-		facts, err := l.facts(ctx, l.members[i], r)
+		facts, err := l.facts(ctx, members[i], r)
 		if err != nil {
-			return fmt.Errorf("package %s %s: %w", r.Package, r.Version, err)
+			return debian.Configured{}, fmt.Errorf("package %s %s: %w", r.Package, r.Version, err)
 		}
 		packages[i] = debian.Package{Record: r, Facts: facts}
 	}
-	configured := debian.Configure(packages, arch)
-	l.made = append(l.made, configured.Files...)
-	if len(configured.Dirs) == 0 {
-		return nil
-	}
-	for i := range l.owned { // the records that the inventories are of are shared: nothing in them changes
-		l.owned[i].Dirs = slices.DeleteFunc(slices.Clone(l.owned[i].Dirs), func(d compose.Entry) bool {
-			return slices.Contains(configured.Dirs, d.Path)
-		})
-	}
-	return nil
+	return debian.Configure(packages, arch), nil
 }
 
 // facts returns what a package's member has to say: of the process's memory, else read out of the member.

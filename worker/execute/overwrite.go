@@ -20,9 +20,9 @@ import (
 
 // overwrite settles which package has a path that several bring, as dpkg does when it unpacks them in the set's order:
 // a package that declares Replaces takes the path over from the other, whichever comes first; two that replace each
-// other leave it to the later one. The loser's member is made anew without the path, and its record forgets it. What
-// no Replaces allows is refused in dpkg's words.
-func (l *layer) overwrite(ctx context.Context, records []*deb.Record) error {
+// other leave it to the later one. The loser's member is made anew without the path, and its record forgets it: both
+// slices are changed. What no Replaces allows is refused in dpkg's words.
+func (l *layer) overwrite(ctx context.Context, members []compose.Member, records []*deb.Record) error {
 	lost, err := losses(records)
 	if err != nil {
 		return err
@@ -30,11 +30,11 @@ func (l *layer) overwrite(ctx context.Context, records []*deb.Record) error {
 	for _, i := range slices.Sorted(maps.Keys(lost)) {
 		r := records[i]
 		l.say("%s: %d paths are replaced by other packages", r.Package, len(lost[i]))
-		member, err := l.without(ctx, l.members[i], lost[i])
+		member, err := l.without(ctx, members[i], lost[i])
 		if err != nil {
 			return fmt.Errorf("package %s %s without the paths that others replace: %w", r.Package, r.Version, err)
 		}
-		l.members[i], records[i] = member, forget(r, lost[i])
+		members[i], records[i] = member, forget(r, lost[i])
 	}
 	return nil
 }

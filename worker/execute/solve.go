@@ -57,7 +57,7 @@ func (j *job) choose(ctx context.Context, spec plan.SolveSpec, indexes []*apt.In
 	packages := make([]plan.SolvedPackage, len(solution.Packages))
 	for i, p := range solution.Packages {
 		packages[i] = plan.SolvedPackage{
-			LockedPackage: recipe.LockedPackage{Name: p.Name, Version: p.Version, Arch: p.Arch, SHA256: p.Digest, Size: p.Size},
+			LockedPackage: recipe.LockedPackage{Name: p.Name, Version: p.Version, Arch: p.Arch, SHA256: p.Digest, Size: p.Size, Base: p.Base},
 			URL:           mirror.PackageURL(spec.Indexes[p.Index].Base, p.Filename),
 		}
 	}
