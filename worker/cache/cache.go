@@ -1,7 +1,8 @@
 // Package cache keeps bytes that a worker is likely to want again on its own disk, by sha256, within a budget.
 //
 //	Put(digest, bytes) ─┐                     ┌─▶ memory tier: entries up to 256 KiB, 64 MiB in all
-//	Create … Commit ────┴─▶ one file an entry ┴─▶ disk tier:   least recently used goes first
+//	Create … Commit ────┴─▶ one file an entry ┴─▶ disk tier:   least recently used goes first; written a second later,
+//	                                                           while what waits is at most 32 MiB
 //
 // Two sorts of bytes live here side by side, both named by the sha256 of what they are: compressed pieces as the store
 // has them, and the uncompressed tar of a layer member as its maker produced it. Everything can be had again from the
@@ -67,13 +68,19 @@ type Cache struct {
 	mu      sync.Mutex
 	entries map[digest.Digest]*list.Element // of *entry
 	recent  *list.List                      // most recently used first
-	used    int64                           // bytes on disk, sums included
+	used    int64                           // bytes on disk, sums included, now or soon
+	fresh   int64                           // bytes that wait in memory
+	late    []*entry                        // fresh ones, in the order of their making
+	closed  bool
+
+	writing sync.Mutex // held while late entries are written
 }
 
 type entry struct {
 	digest  digest.Digest
 	disk    int64 // bytes of the file
 	touched time.Time
+	fresh   *fresh // nil once it is on disk
 }
 
 // touchEvery is how much older an entry's file time may be than its last use: what a restart knows of recency.
@@ -155,8 +162,14 @@ func (c *Cache) scan() error {
 	return nil
 }
 
-// Close gives the directory free. Readers that are open stay usable.
-func (c *Cache) Close() error { return c.lock.Close() }
+// Close writes what is fresh and gives the directory free. Readers that are open stay usable.
+func (c *Cache) Close() error {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.writeLate()
+	return c.lock.Close()
+}
 
 // Has reports whether the cache holds an entry, without counting as a use of it.
 func (c *Cache) Has(d digest.Digest) bool {
@@ -218,8 +231,17 @@ func (c *Cache) Open(d digest.Digest) (*Reader, error) {
 	if touch {
 		e.touched = time.Now()
 	}
+	f := e.fresh
 	c.mu.Unlock()
+	if f != nil {
+		return &Reader{fresh: f.blocks, size: f.size}, nil
+	}
+	return c.openFile(e, touch)
+}
 
+// openFile reads an entry that is on disk.
+func (c *Cache) openFile(e *entry, touch bool) (*Reader, error) {
+	d := e.digest
 	name := c.path(d)
 	f, err := os.Open(name)
 	if err != nil {
@@ -251,10 +273,7 @@ func (c *Cache) Put(d digest.Digest, data []byte) error {
 	if kept {
 		return nil
 	}
-	w, err := c.Create()
-	if err != nil {
-		return err
-	}
+	w := c.Create()
 	defer w.Discard()
 	if _, err := w.Write(data); err != nil {
 		return err
@@ -308,5 +327,7 @@ func (c *Cache) forget(el *list.Element) {
 	e := c.recent.Remove(el).(*entry)
 	delete(c.entries, e.digest)
 	c.used -= e.disk
-	os.Remove(c.path(e.digest))
+	if e.fresh == nil {
+		os.Remove(c.path(e.digest))
+	}
 }

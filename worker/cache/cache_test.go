@@ -39,10 +39,7 @@ func content(seed uint64, n int) ([]byte, digest.Digest) {
 // stream writes an entry in odd steps, as a maker that learns the digest at the end.
 func stream(t testing.TB, c *cache.Cache, data []byte, step int) digest.Digest {
 	t.Helper()
-	w, err := c.Create()
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := c.Create()
 	defer w.Discard()
 	for rest := data; len(rest) > 0; {
 		n := min(step, len(rest))
@@ -88,6 +85,7 @@ func TestRoundTrip(t *testing.T) {
 			})
 		}
 	}
+	c.Flush()
 	if leftovers := temps(t, dir); len(leftovers) != 0 {
 		t.Errorf("left %v", leftovers)
 	}
@@ -128,6 +126,7 @@ func TestDamage(t *testing.T) {
 	c := open(t, dir, 0)
 	data, d := content(2, 600<<10)
 	stream(t, c, data, 1<<20)
+	c.Flush()
 	name := filepath.Join(dir, d.Encoded())
 	file, err := os.ReadFile(name)
 	if err != nil {
@@ -150,6 +149,7 @@ func TestDamage(t *testing.T) {
 	for what, spoil := range damage {
 		t.Run(what, func(t *testing.T) {
 			stream(t, c, data, 1<<20)
+			c.Flush()
 			if err := os.WriteFile(name, spoil(bytes.Clone(file)), 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -207,6 +207,7 @@ func TestEvictsLeastRecentlyUsed(t *testing.T) {
 	if data, err := io.ReadAll(held); err != nil || digest.FromBytes(data) != ds[1] {
 		t.Errorf("an open reader lost its bytes: %v", err)
 	}
+	c.Flush()
 	files, _ := os.ReadDir(dir)
 	if len(files) != 3+1 { // three entries and the lock
 		t.Errorf("%d files in the directory", len(files))
@@ -216,13 +217,10 @@ func TestEvictsLeastRecentlyUsed(t *testing.T) {
 func TestTooLargeForTheBudget(t *testing.T) {
 	dir := t.TempDir()
 	c := open(t, dir, 1<<20)
-	w, err := c.Create()
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := c.Create()
 	defer w.Discard()
 	data, d := content(1, 2<<20)
-	_, err = w.Write(data)
+	_, err := w.Write(data)
 	if err == nil {
 		err = w.Commit(d)
 	}
@@ -235,6 +233,55 @@ func TestTooLargeForTheBudget(t *testing.T) {
 	}
 }
 
+// What is fresh is there at once, in memory up to a bound, and on disk a little later or when the cache is closed.
+func TestFresh(t *testing.T) {
+	dir := t.TempDir()
+	c := open(t, dir, 0)
+	const size = 3 << 20
+	want := make(map[digest.Digest][]byte)
+	for i := range 20 { // twice what memory takes
+		data, _ := content(uint64(i), size+i)
+		want[stream(t, c, data, 1<<20)] = data
+	}
+	written := func() int {
+		files, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(files) - 1 // but the lock
+	}
+	if n := written(); n == 0 || n == len(want) {
+		t.Errorf("%d of %d entries are on disk at once", n, len(want))
+	}
+	same := func(c *cache.Cache) {
+		t.Helper()
+		for d, data := range want {
+			if got, err := c.Get(d, 2*size); err != nil || !bytes.Equal(got, data) {
+				t.Errorf("%s: %d bytes, %v", d, len(got), err)
+			}
+		}
+	}
+	same(c)
+	for began := time.Now(); written() < len(want); time.Sleep(10 * time.Millisecond) {
+		if time.Since(began) > 30*time.Second {
+			t.Fatalf("%d of %d entries are on disk after half a minute", written(), len(want))
+		}
+	}
+	same(c)
+	data, d := content(100, size)
+	if err := c.Put(d, data); err != nil {
+		t.Fatal(err)
+	}
+	want[d] = data
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if left := temps(t, dir); len(left) > 0 {
+		t.Errorf("left %v", left)
+	}
+	same(open(t, dir, 0))
+}
+
 func TestReopen(t *testing.T) {
 	dir := t.TempDir()
 	const size = 300 << 10
@@ -243,6 +290,7 @@ func TestReopen(t *testing.T) {
 	for i := range 3 {
 		data, _ := content(uint64(i), size)
 		ds = append(ds, stream(t, c, data, size))
+		c.Flush()
 		old := time.Now().Add(-time.Duration(10-i) * time.Hour)
 		if err := os.Chtimes(filepath.Join(dir, ds[i].Encoded()), old, old); err != nil {
 			t.Fatal(err)
@@ -322,10 +370,7 @@ func BenchmarkWrite(b *testing.B) {
 	b.SetBytes(int64(len(data)))
 	d := digest.FromBytes(data)
 	for b.Loop() {
-		w, err := c.Create()
-		if err != nil {
-			b.Fatal(err)
-		}
+		w := c.Create()
 		if _, err := w.Write(data); err != nil {
 			b.Fatal(err)
 		}

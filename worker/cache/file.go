@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -28,25 +29,21 @@ var magic = [8]byte{'b', 'f', 'c', 'a', 'c', 'h', 'e', '1'}
 // blocks lends the buffers of readers and writers.
 var blocks = sync.Pool{New: func() any { b := make([]byte, blockSize); return &b }}
 
-// Writer collects a new entry. It is used by one goroutine.
+// Writer collects a new entry: in memory while the cache has room for what is fresh, else in a file. It is used by one
+// goroutine.
 type Writer struct {
 	cache *Cache
-	file  *os.File // nil once committed or discarded
-	block *[]byte
-	n     int // bytes in block
-	size  int64
-	sums  []byte
-	err   error // the first failure: the cache is an aid, so a caller may go on and learn of it at Commit
+	fresh fresh
+	file  *os.File // nil while the blocks are in fresh
+	block *[]byte  // nil once committed or discarded
+	n     int      // bytes in block
+	err   error    // the first failure: the cache is an aid, so a caller may go on and learn of it at Commit
 }
 
 // Create begins an entry whose digest is known only when all of it was written. Discard must be called in the end; it
 // does nothing after a Commit that succeeded.
-func (c *Cache) Create() (*Writer, error) {
-	f, err := os.CreateTemp(c.dir, tempPrefix+"*")
-	if err != nil {
-		return nil, fmt.Errorf("worker cache: %w", err)
-	}
-	return &Writer{cache: c, file: f, block: blocks.Get().(*[]byte)}, nil
+func (c *Cache) Create() *Writer {
+	return &Writer{cache: c, block: blocks.Get().(*[]byte)}
 }
 
 // Write adds bytes to the entry. After a failure it refuses the rest.
@@ -74,12 +71,25 @@ func (w *Writer) Write(p []byte) (int, error) {
 	return total, nil
 }
 
+// flush takes a whole block, or the last one. It keeps no reference to it.
 func (w *Writer) flush(block []byte) {
-	w.sums = binary.LittleEndian.AppendUint64(w.sums, xxh3.Hash(block))
-	w.size += int64(len(block))
-	if w.size > w.cache.budget {
-		w.err = fmt.Errorf("worker cache: an entry of %d bytes exceeds the budget of %d", w.size, w.cache.budget)
+	f := &w.fresh
+	f.sums = binary.LittleEndian.AppendUint64(f.sums, xxh3.Hash(block))
+	f.size += int64(len(block))
+	if f.size > w.cache.budget {
+		w.err = fmt.Errorf("worker cache: an entry of %d bytes exceeds the budget of %d", f.size, w.cache.budget)
 		return
+	}
+	if w.file == nil && w.cache.reserve(int64(len(block))) {
+		f.blocks = append(f.blocks, bytes.Clone(block))
+		return
+	}
+	if w.file == nil {
+		if w.file, w.err = f.spill(w.cache.dir); w.err != nil {
+			return
+		}
+		w.cache.unreserve(f.held())
+		f.blocks = nil
 	}
 	if _, err := w.file.Write(block); err != nil {
 		w.err = fmt.Errorf("worker cache: %w", err)
@@ -95,18 +105,18 @@ func (w *Writer) Commit(d digest.Digest) error {
 		w.flush((*w.block)[:w.n])
 		w.n = 0
 	}
-	if w.err != nil {
+	switch {
+	case w.err != nil:
 		return w.err
-	}
-	if _, err := w.file.Write(seal(w.sums, w.size)); err != nil {
-		return fmt.Errorf("worker cache: %w", err)
-	}
-	name := w.file.Name()
-	if err := w.file.Close(); err != nil {
-		return fmt.Errorf("worker cache: %w", err)
-	}
-	if err := w.cache.admit(name, d, w.size+int64(len(w.sums))+footerSize); err != nil {
-		return err
+	case w.file == nil:
+		w.cache.admitFresh(w.fresh, d)
+	default:
+		if err := w.fresh.finish(w.file); err != nil {
+			return err
+		}
+		if err := w.cache.admit(w.file.Name(), d, w.fresh.disk()); err != nil {
+			return err
+		}
 	}
 	w.release()
 	return nil
@@ -114,17 +124,20 @@ func (w *Writer) Commit(d digest.Digest) error {
 
 // Discard throws away an entry that was not committed.
 func (w *Writer) Discard() {
-	if w.file == nil {
+	if w.block == nil {
 		return
 	}
-	w.file.Close()
-	os.Remove(w.file.Name())
+	if w.file != nil {
+		w.file.Close()
+		os.Remove(w.file.Name())
+	}
+	w.cache.unreserve(w.fresh.held())
 	w.release()
 }
 
 func (w *Writer) release() {
 	blocks.Put(w.block)
-	w.file, w.block, w.err = nil, nil, os.ErrClosed
+	w.file, w.block, w.fresh, w.err = nil, nil, fresh{}, os.ErrClosed
 }
 
 // seal returns the sums with the footer behind them.
@@ -138,7 +151,8 @@ func seal(sums []byte, size int64) []byte {
 
 // Reader reads an entry from its beginning. It is used by one goroutine.
 type Reader struct {
-	file    *os.File
+	file    *os.File // nil: the bytes are fresh
+	fresh   [][]byte // blocks from at on
 	size    int64
 	at      int64  // data bytes that were read from the file and compared
 	sums    []byte // of the blocks from at on
@@ -210,6 +224,11 @@ func (r *Reader) Read(p []byte) (int, error) {
 
 // next fills block with the next block of the file and compares its sum.
 func (r *Reader) next(block []byte) error {
+	if r.file == nil {
+		r.at += int64(copy(block, r.fresh[0]))
+		r.fresh = r.fresh[1:]
+		return nil
+	}
 	if _, err := r.file.ReadAt(block, r.at); err != nil {
 		return r.corrupt(err)
 	}
@@ -230,6 +249,9 @@ func (r *Reader) Close() error {
 	if r.block != nil {
 		blocks.Put(r.block)
 		r.block, r.pending = nil, nil
+	}
+	if r.file == nil {
+		return nil
 	}
 	return r.file.Close()
 }

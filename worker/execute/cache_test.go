@@ -7,6 +7,7 @@ import (
 
 	"bakefarm/farm"
 	"bakefarm/plan"
+	"bakefarm/worker/cache"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -17,6 +18,9 @@ func TestDamagedCache(t *testing.T) {
 	spec, members := b.specOf(hello, libhello)
 	var want plan.Layer
 	b.must(farm.KindAssemble, spec, &want, members...)
+	if err := b.env.Cache.Close(); err != nil { // which writes it all
+		t.Fatal(err)
+	}
 	files, err := filepath.Glob(filepath.Join(b.dir, "*"))
 	if err != nil {
 		t.Fatal(err)
@@ -40,6 +44,10 @@ func TestDamagedCache(t *testing.T) {
 	if damaged < 5 {
 		t.Fatalf("the cache has %d entries: the test tests nothing", damaged)
 	}
+	if b.env.Cache, err = cache.Open(b.dir, 0); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.env.Cache.Close() })
 	var got plan.Layer
 	b.must(farm.KindAssemble, spec, &got, members...)
 	if got != want {
@@ -55,10 +63,7 @@ func TestSwappedCache(t *testing.T) {
 	b.must(farm.KindAssemble, spec, &want, members...)
 	big := members[0].(plan.Member)
 	b.env.Cache.Drop(big.TarDigest)
-	w, err := b.env.Cache.Create()
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := b.env.Cache.Create()
 	if _, err := w.Write(make([]byte, big.TarSize)); err != nil {
 		t.Fatal(err)
 	}

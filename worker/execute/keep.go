@@ -36,11 +36,7 @@ type memberStore struct {
 }
 
 func (j *job) newMember(w imagestore.Writer) *memberStore {
-	tar, err := j.Cache.Create()
-	if err != nil {
-		tar = nil // the member is unpacked when it is wanted
-	}
-	return &memberStore{job: j, w: w, tar: tar}
+	return &memberStore{job: j, w: w, tar: j.Cache.Create()}
 }
 
 // put takes the member's next piece. It keeps no reference to it.
