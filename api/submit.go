@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"time"
 
 	"bakefarm/bus"
@@ -24,7 +25,7 @@ import (
 // Bounds of POST /v1/bakes.
 const (
 	maxRecipe    = 1 << 20                        // bytes of a recipe's text
-	maxBake      = recipe.MaxManifest + 16<<20    // bytes of the body, unpacked
+	maxBake      = recipe.MaxManifest + 16<<20    // bytes of the body, unpacked: a lock file has room beside the rest
 	smallBake    = 1 << 20                        // bytes of a body that is read without asking for room
 	bakeRoom     = maxBake + 2*recipe.MaxManifest // bytes that a larger one may hold: itself, its manifest read and written
 	bakePatience = 2 * time.Minute                // for the whole body
@@ -67,6 +68,9 @@ type submission struct {
 	chunks           []digest.Digest
 	set              []string
 	rebake, lockOnly bool
+	lock             []byte // a lock file, as it was sent
+	lockAt           digest.Digest
+	update           []string
 }
 
 func (a *API) submitBake(ctx context.Context, in *submitInput) (*submitOutput, error) {
@@ -106,6 +110,7 @@ func (a *API) submitBake(ctx context.Context, in *submitInput) (*submitOutput, e
 	}
 	b, err := bus.Call[bus.SubmitRequest, farm.Bake](ctx, a.Bus, bus.SubmitBake, bus.SubmitRequest{
 		ID: id, File: s.file, Recipe: s.recipeAt, Context: s.manifestAt, Set: s.set, Rebake: s.rebake, LockOnly: s.lockOnly,
+		Lock: s.lockAt, Update: s.update,
 	})
 	if err != nil {
 		return nil, err
@@ -166,9 +171,20 @@ func readSubmission(raw []byte) (*submission, error) {
 	if _, err := recipe.Parse(r.File, []byte(r.Recipe), r.Set...); err != nil {
 		return nil, err
 	}
+	if string(r.Lock) == "null" {
+		r.Lock = nil
+	}
 	s := &submission{
 		file: r.File, recipe: []byte(r.Recipe), recipeAt: digest.FromString(r.Recipe),
-		set: r.Set, rebake: r.Rebake, lockOnly: r.LockOnly,
+		set: r.Set, rebake: r.Rebake, lockOnly: r.LockOnly, update: r.Update,
+	}
+	if len(r.Lock) > 0 {
+		lock, err := recipe.DecodeLockFile(r.Lock)
+		if err != nil {
+			return nil, at("body.lock", err)
+		}
+		s.lock = lock.Encode() // one text for all layouts
+		s.lockAt = digest.FromBytes(s.lock)
 	}
 	if len(r.Context) == 0 || string(r.Context) == "null" {
 		return s, nil
@@ -193,7 +209,11 @@ func readSubmission(raw []byte) (*submission, error) {
 
 // digest names everything that the request says.
 func (s *submission) digest() digest.Digest {
-	raw, err := json.Marshal([]any{s.file, s.recipeAt, s.manifestAt, s.set, s.rebake, s.lockOnly})
+	said := []any{s.file, s.recipeAt, s.manifestAt, s.set, s.rebake, s.lockOnly}
+	if s.lockAt != "" {
+		said = append(said, s.lockAt, s.update)
+	}
+	raw, err := json.Marshal(said)
 	if err != nil {
 		panic("api: strings always encode: " + err.Error())
 	}
@@ -242,8 +262,10 @@ func (a *API) remember(ctx context.Context, key string, s *submission) (id strin
 // that it lacks.
 func (a *API) upload(ctx context.Context, s *submission) error {
 	ask := append([]digest.Digest{s.recipeAt}, s.chunks...)
-	if s.manifestAt != "" {
-		ask = append(ask, s.manifestAt)
+	for _, d := range []digest.Digest{s.manifestAt, s.lockAt} {
+		if d != "" {
+			ask = append(ask, d)
+		}
 	}
 	have, err := a.Store.Have(ctx, ask)
 	if err != nil {
@@ -261,11 +283,11 @@ func (a *API) upload(ctx context.Context, s *submission) error {
 			Detail: fmt.Sprintf("the store lacks %d of the context's %d chunks: POST them to /v1/chunks, then post the bake again", len(missing), len(s.chunks)),
 		}}
 	}
-	if have[0] && (s.manifestAt == "" || have[len(have)-1]) {
+	if have[0] && !slices.Contains(have[1+len(s.chunks):], false) {
 		return nil
 	}
 	w := a.Store.Begin()
-	for _, piece := range [][]byte{s.recipe, s.manifest} {
+	for _, piece := range [][]byte{s.recipe, s.manifest, s.lock} {
 		if len(piece) == 0 {
 			continue
 		}

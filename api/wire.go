@@ -1,6 +1,7 @@
 package api
 
 import (
+	"encoding/json"
 	"time"
 
 	"bakefarm/farm"
@@ -18,6 +19,8 @@ type BakeRequest struct {
 	Context  *recipe.Context `json:"context,omitempty" doc:"Manifest of the context directory"`
 	Rebake   bool            `json:"rebake,omitempty" doc:"Keep the Lock, ignore the cache, and fail if other bytes come out"`
 	LockOnly bool            `json:"lockOnly,omitempty" doc:"Resolve the recipe to its Lock and stop"`
+	Lock     json.RawMessage `json:"lock,omitempty" doc:"A lock file: the system is the one that it has, and is not resolved anew"`
+	Update   []string        `json:"update,omitempty" doc:"With lock: packages that are resolved anew all the same" maxItems:"1000"`
 }
 
 // Bake is a bake as the API shows it. Its first seven fields are what `bakefarm bake -o json` prints.

@@ -92,6 +92,10 @@ type SubmitRequest struct {
 	Rebake  bool          `json:"rebake,omitempty"`
 	// LockOnly: resolve, make the Lock, bake nothing.
 	LockOnly bool `json:"lockOnly,omitempty"`
+	// Lock is a piece, a recipe.LockFile: the system is the one that it has, apart from the packages of Update, which are
+	// chosen anew.
+	Lock   digest.Digest `json:"lock,omitempty"`
+	Update []string      `json:"update,omitempty"`
 }
 
 // CancelRequest withdraws a bake.

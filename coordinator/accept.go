@@ -19,11 +19,13 @@ import (
 
 // Bounds of a request.
 const (
-	maxID     = 64
-	maxFile   = 1024
-	maxRecipe = 1 << 20
-	maxSets   = 256
-	maxSet    = 64 << 10 // bytes of all overrides
+	maxID      = 64
+	maxFile    = 1024
+	maxRecipe  = 1 << 20
+	maxSets    = 256
+	maxSet     = 64 << 10 // bytes of all overrides
+	maxUpdate  = 1000     // packages to choose anew
+	maxPackage = 128      // bytes of a package's name
 )
 
 var validID = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z_-]{0,63}$`)
@@ -107,12 +109,28 @@ func (c *Coordinator) newBake(req bus.SubmitRequest) (farm.Bake, error) {
 	if len(req.Set) > maxSets || size > maxSet {
 		return farm.Bake{}, invalid("set: at most %d overrides, of %d bytes together", maxSets, maxSet)
 	}
+	if req.Lock != "" {
+		if _, err := imagestore.ParseDigest(req.Lock); err != nil {
+			return farm.Bake{}, invalid("lock: %s", err)
+		}
+	}
+	switch {
+	case len(req.Update) > maxUpdate:
+		return farm.Bake{}, invalid("update: at most %d packages", maxUpdate)
+	case len(req.Update) > 0 && req.Lock == "":
+		return farm.Bake{}, invalid("update: names packages of a lock file, and lock is missing")
+	}
+	for _, name := range req.Update {
+		if name == "" || len(name) > maxPackage {
+			return farm.Bake{}, invalid("update: %q is no package name", clip(name, 100))
+		}
+	}
 	if req.File == "" {
 		req.File = "recipe"
 	}
 	return farm.Bake{
 		Schema: farm.Schema, ID: req.ID, File: req.File, Recipe: req.Recipe, Context: req.Context, Set: req.Set,
-		Rebake: req.Rebake, LockOnly: req.LockOnly, Request: requestDigest(req),
+		Rebake: req.Rebake, LockOnly: req.LockOnly, LockFile: req.Lock, Update: req.Update, Request: requestDigest(req),
 		State: farm.BakeAccepted, AcceptedAt: c.Now().UTC(),
 	}, nil
 }
@@ -122,7 +140,9 @@ func requestDigest(req bus.SubmitRequest) digest.Digest {
 	raw, err := json.Marshal(struct {
 		Recipe, Context digest.Digest
 		Set             []string
-	}{req.Recipe, req.Context, req.Set})
+		Lock            digest.Digest `json:",omitempty"`
+		Update          []string      `json:",omitempty"`
+	}{req.Recipe, req.Context, req.Set, req.Lock, req.Update})
 	if err != nil {
 		panic("coordinator: strings always encode: " + err.Error())
 	}
@@ -166,6 +186,9 @@ func (c *Coordinator) prepare(ctx context.Context, f *flight, b farm.Bake) error
 	}
 	defer c.intake.Release(room)
 	if err := c.readRecipe(ctx, f, b); err != nil {
+		return err
+	}
+	if err := c.readLockFile(ctx, f, b); err != nil {
 		return err
 	}
 	manifest := &recipe.Context{}

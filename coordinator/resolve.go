@@ -43,6 +43,9 @@ func (c *Coordinator) answer(ctx context.Context, f *flight, b farm.Bake) (jobs 
 	if f.lock != nil {
 		return nil, nil
 	}
+	if f.pinned != nil && len(b.Update) == 0 {
+		return c.answerLocked(ctx, f, b)
+	}
 	if b.Rebake {
 		if kept, err := c.keptLock(ctx, f, b); kept || err != nil {
 			return nil, err
@@ -52,19 +55,22 @@ func (c *Coordinator) answer(ctx context.Context, f *flight, b farm.Bake) (jobs 
 	if err != nil {
 		return nil, fatal{err}
 	}
-	answers := make([]*plan.Answer, len(questions))
-	solved := make([][]plan.SolvedPackage, len(questions))
+	answers := make([]answer, len(questions))
 	todo := make([]*job, len(questions))
-	refs := make([][]farm.ShardRef, len(questions))
 	err = parallel(ctx, len(questions), func(ctx context.Context, i int) (err error) {
-		answers[i], solved[i], todo[i], refs[i], err = c.answerOne(ctx, questions[i], b)
+		q := questions[i]
+		stay, err := c.staying(ctx, f, q.Platform, b.Update)
+		if err != nil {
+			return err
+		}
+		answers[i], todo[i], err = c.answerOne(ctx, q, b, func(at plan.ObserveOutput) plan.Shard { return q.Solve(at, stay) })
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
 	for i := range questions {
-		for _, ref := range refs[i] {
+		for _, ref := range answers[i].refs {
 			f.noteEarly(ref)
 		}
 		if todo[i] != nil && !slices.ContainsFunc(jobs, func(j job) bool { return j.id == todo[i].id }) {
@@ -78,9 +84,9 @@ func (c *Coordinator) answer(ctx context.Context, f *flight, b farm.Bake) (jobs 
 	f.urls = map[digest.Digest][]string{}
 	packages := map[string][]recipe.LockedPackage{}
 	for i, q := range questions {
-		f.evidence.Platforms[q.Platform] = *answers[i]
-		list := make([]recipe.LockedPackage, 0, len(solved[i]))
-		for _, p := range solved[i] {
+		f.evidence.Platforms[q.Platform] = answers[i].Answer
+		list := make([]recipe.LockedPackage, 0, len(answers[i].packages))
+		for _, p := range answers[i].packages {
 			list = append(list, p.LockedPackage)
 			addURL(f.urls, p)
 		}
@@ -90,50 +96,59 @@ func (c *Coordinator) answer(ctx context.Context, f *flight, b farm.Bake) (jobs 
 	return nil, nil
 }
 
-// answerOne finds one answer: in the observations and the action cache. A job is what stands in the way.
-func (c *Coordinator) answerOne(ctx context.Context, q plan.Question, b farm.Bake) (*plan.Answer, []plan.SolvedPackage, *job, []farm.ShardRef, error) {
+// An answer is what a question led to, with how its shards were come by.
+type answer struct {
+	plan.Answer
+	packages []plan.SolvedPackage
+	refs     []farm.ShardRef
+}
+
+// answerOne finds one answer: in the observations and the action cache. solve is the shard that makes it of what was
+// observed. A job is what stands in the way.
+func (c *Coordinator) answerOne(ctx context.Context, q plan.Question, b farm.Bake, solve func(plan.ObserveOutput) plan.Shard) (a answer, todo *job, err error) {
 	observe := plan.Observe(q.Observe)
 	id := observe.Key.Encoded()
 	seen, fresh, err := c.observed(ctx, observe, b)
 	if err != nil {
-		return nil, nil, nil, nil, err
+		return a, nil, err
 	}
 	if !fresh {
-		return nil, nil, &job{id: id, shard: observe, exists: func(ctx context.Context) (bool, error) {
+		return a, &job{id: id, shard: observe, exists: func(ctx context.Context) (bool, error) {
 			_, fresh, err := c.observed(ctx, observe, b)
 			return fresh, err
-		}}, nil, nil
+		}}, nil
 	}
-	refs := []farm.ShardRef{{
+	a.refs = []farm.ShardRef{{
 		ID: id, Kind: observe.Kind, Label: observe.Label, Source: farm.SourceHit, State: farm.ShardDone,
 		Reason: "observed at " + seen.At.UTC().Format(time.DateTime),
 	}}
 	var at plan.ObserveOutput
 	if err := json.Unmarshal(seen.Output, &at); err != nil {
-		return nil, nil, nil, nil, fmt.Errorf("observation %s: %w", observe.Label, err)
+		return a, nil, fmt.Errorf("observation %s: %w", observe.Label, err)
 	}
-	solve := q.Solve(at)
-	w := want{id: solve.Key.Encoded(), kind: solve.Kind, key: solve.Key.Encoded()}
+	shard := solve(at)
+	w := want{id: shard.Key.Encoded(), kind: shard.Kind, key: shard.Key.Encoded()}
 	found, err := c.find(ctx, []want{w})
 	if err != nil {
-		return nil, nil, nil, nil, err
+		return a, nil, err
 	}
 	if found[0].output == nil {
-		return nil, nil, &job{id: w.id, shard: solve, exists: func(ctx context.Context) (bool, error) {
+		return a, &job{id: w.id, shard: shard, exists: func(ctx context.Context) (bool, error) {
 			found, err := c.find(ctx, []want{w})
 			return err == nil && found[0].output != nil, err
-		}}, refs, nil
+		}}, nil
 	}
-	refs = append(refs, farm.ShardRef{
-		ID: w.id, Kind: solve.Kind, Label: solve.Label, Source: farm.SourceHit, State: farm.ShardDone,
-		Reason: solve.Reason(farm.SourceHit) + ": " + found[0].origin,
+	a.refs = append(a.refs, farm.ShardRef{
+		ID: w.id, Kind: shard.Kind, Label: shard.Label, Source: farm.SourceHit, State: farm.ShardDone,
+		Reason: shard.Reason(farm.SourceHit) + ": " + found[0].origin,
 	})
 	var out plan.SolveOutput
 	if err := json.Unmarshal(found[0].output, &out); err != nil {
-		return nil, nil, nil, nil, fatally("%s: output: %w", solve.Label, err)
+		return a, nil, fatally("%s: output: %w", shard.Label, err)
 	}
-	list, err := c.packages(ctx, out.Packages)
-	return &plan.Answer{Observed: seen.At, Indexes: at.Indexes, Solved: out.Packages}, list, nil, refs, err
+	a.Answer = plan.Answer{Observed: seen.At, Indexes: at.Indexes, Solved: out.Packages}
+	a.packages, err = c.packages(ctx, out.Packages)
+	return a, nil, err
 }
 
 // observed returns what was seen last, and whether that is fresh enough for the bake: not older than MaxAge when the
@@ -225,7 +240,7 @@ func (c *Coordinator) readLock(ctx context.Context, f *flight, lock, evidence di
 
 // addURL notes where a package can be had. Platforms see the same packages for all architectures in the same places.
 func addURL(urls map[digest.Digest][]string, p plan.SolvedPackage) {
-	if !slices.Contains(urls[p.SHA256], p.URL) {
+	if p.URL != "" && !slices.Contains(urls[p.SHA256], p.URL) {
 		urls[p.SHA256] = append(urls[p.SHA256], p.URL)
 	}
 }

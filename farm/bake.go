@@ -53,8 +53,12 @@ type Bake struct {
 	Set     []string      `json:"set,omitempty"` // overrides of the recipe, "path=value", in order
 	Rebake  bool          `json:"rebake,omitempty"`
 	// LockOnly: the bake is done when its Lock stands; it makes no images.
-	LockOnly bool          `json:"lockOnly,omitempty"`
-	Request  digest.Digest `json:"request"` // of recipe, overrides and context: what --rebake keeps the Lock by
+	LockOnly bool `json:"lockOnly,omitempty"`
+	// LockFile is the piece of the lock file that came with the request, and says what the system is, apart from the
+	// packages of Update.
+	LockFile digest.Digest `json:"lockFile,omitempty"`
+	Update   []string      `json:"update,omitempty"`
+	Request  digest.Digest `json:"request"` // of recipe, overrides, context and lock file: what --rebake keeps the Lock by
 
 	State    BakeState     `json:"state"`
 	Error    string        `json:"error,omitempty"`

@@ -61,14 +61,22 @@ func Solve(spec SolveSpec) Shard {
 		Arch     string   `json:"arch"`
 		Indexes  []index  `json:"indexes"`
 		Pins     []Pin    `json:"pins,omitempty"`
+
+		Stay   []Stay                 `json:"stay,omitempty"`
+		Locate []recipe.LockedPackage `json:"locate,omitempty"`
 	}
 	d := spec.Debian
-	in := inputs{Suite: d.Suite, Variant: d.Variant, Packages: d.Packages, Scripts: d.Scripts, Arch: spec.Arch, Pins: spec.Pins}
+	in := inputs{Suite: d.Suite, Variant: d.Variant, Packages: d.Packages, Scripts: d.Scripts, Arch: spec.Arch, Pins: spec.Pins,
+		Stay: spec.Stay, Locate: spec.Locate}
 	for _, i := range spec.Indexes {
 		in.Indexes = append(in.Indexes, index{i.Base, i.Suite, i.Codename, i.Component, i.Name, i.Packages,
 			i.Origin, i.Label, i.Archive, i.Version, i.NotAutomatic, i.ButAutomaticUpgrades})
 	}
-	return newShard(farm.KindSolve, d.Suite+" "+spec.Arch, spec, in)
+	subject := d.Suite + " " + spec.Arch
+	if len(spec.Locate) > 0 {
+		subject += fmt.Sprintf(", where %d locked packages are", len(spec.Locate))
+	}
+	return newShard(farm.KindSolve, subject, spec, in)
 }
 
 // Convert is the shard of one package. The key covers its content and what is kept of it, nothing else: neither where

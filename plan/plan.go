@@ -73,9 +73,15 @@ type Question struct {
 	Debian   recipe.Debian // what to solve against the answer
 }
 
-// Solve returns the shard that answers the question, given what was observed.
-func (q Question) Solve(observed ObserveOutput) Shard {
-	return Solve(SolveSpec{Debian: q.Debian, Arch: q.Observe.Arch, Indexes: observed.Indexes, Pins: observed.Pins})
+// Solve returns the shard that answers the question, given what was observed. What is in stay stays as it is, as far as
+// that leaves a system.
+func (q Question) Solve(observed ObserveOutput, stay []Stay) Shard {
+	return Solve(SolveSpec{Debian: q.Debian, Arch: q.Observe.Arch, Indexes: observed.Indexes, Pins: observed.Pins, Stay: stay})
+}
+
+// Locate returns the shard that finds out where packages can be had, given what was observed.
+func (q Question) Locate(observed ObserveOutput, packages []recipe.LockedPackage) Shard {
+	return Solve(SolveSpec{Debian: recipe.Debian{Suite: q.Debian.Suite}, Arch: q.Observe.Arch, Indexes: observed.Indexes, Locate: packages})
 }
 
 // Resolve returns the questions of a recipe, one for each platform of its outputs, sorted; none when it is all there
@@ -86,7 +92,7 @@ func Resolve(r *recipe.Recipe) ([]Question, error) {
 	}
 	d := *r.OS.Debian
 	var questions []Question
-	for _, platform := range platforms(r.Outputs) {
+	for _, platform := range r.Platforms() {
 		arch, err := DebArch(platform)
 		if err != nil {
 			return nil, err
@@ -117,7 +123,7 @@ func Lock(r *recipe.Recipe, packages map[string][]recipe.LockedPackage, trees []
 	if len(trees) > 0 {
 		kinds = append(kinds, farm.KindCut)
 	}
-	if len(platforms(r.Outputs)) > 1 {
+	if len(r.Platforms()) > 1 {
 		kinds = append(kinds, farm.KindIndex)
 	}
 	l.Formats = make(map[string]int, len(kinds))
@@ -139,7 +145,7 @@ func New(lock *recipe.Lock, trees []*recipe.Tree, urls func(recipe.LockedPackage
 	if err != nil {
 		return nil, err
 	}
-	for _, platform := range platforms(lock.Outputs) {
+	for _, platform := range recipe.PlatformsOf(lock.Outputs) {
 		spec := ImageSpec{Platform: platform, Config: lock.Config}
 		var layers []digest.Digest
 		if lock.OS.Debian != nil {
@@ -187,18 +193,6 @@ func check(lock *recipe.Lock, trees []*recipe.Tree) error {
 		}
 	}
 	return nil
-}
-
-// platforms returns the platforms of all OCI outputs, sorted, each once.
-func platforms(outputs []recipe.Output) []string {
-	var all []string
-	for _, o := range outputs {
-		if o.OCI != nil {
-			all = append(all, o.OCI.Platforms...)
-		}
-	}
-	slices.Sort(all)
-	return slices.Compact(all)
 }
 
 // builder collects shards in topological order.

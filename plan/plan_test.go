@@ -392,7 +392,7 @@ func TestResolve(t *testing.T) {
 	if err != nil || len(q) != 1 || q[0].Platform != "linux/amd64" || q[0].Observe != (ObserveSpec{Suite: "bookworm", Arch: "amd64"}) {
 		t.Fatalf("%+v, %v", q, err)
 	}
-	if s := q[0].Solve(ObserveOutput{}); s.Label != "solve bookworm amd64" || s.Spec.(SolveSpec).Debian.Packages[0] != "tzdata" {
+	if s := q[0].Solve(ObserveOutput{}, nil); s.Label != "solve bookworm amd64" || s.Spec.(SolveSpec).Debian.Packages[0] != "tzdata" {
 		t.Errorf("%+v", s)
 	}
 	if q, err := Resolve(parse(t, overScratch)); q != nil || err != nil {

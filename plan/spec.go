@@ -68,6 +68,18 @@ type SolveSpec struct {
 	Arch    string        `json:"arch"`
 	Indexes []Index       `json:"indexes"`
 	Pins    []Pin         `json:"pins,omitempty"`
+	// Stay are packages of an earlier answer that are not to be chosen anew.
+	Stay []Stay `json:"stay,omitempty"`
+	// Locate asks for the addresses of these packages instead of choosing any: an answer that is known. One that no index
+	// has is an error.
+	Locate []recipe.LockedPackage `json:"locate,omitempty"`
+}
+
+// Stay is a package that stays as it is, also when no index has it any more: then the record of its conversion says what
+// it depends on, and without one it is chosen anew.
+type Stay struct {
+	recipe.LockedPackage
+	Record digest.Digest `json:"record,omitempty"` // piece: deb.Record
 }
 
 // SolveOutput is the answer. Packages is a piece because desktops have thousands.
@@ -79,7 +91,7 @@ type SolveOutput struct {
 // SolvedPackage is a locked package and where it was seen.
 type SolvedPackage struct {
 	recipe.LockedPackage
-	URL string `json:"url"` // where this observation's mirror has it; no part of any key
+	URL string `json:"url,omitempty"` // where this observation's mirror has it, empty when it is gone; no part of any key
 }
 
 // ConvertSpec asks for one package as a layer member. The key covers Package.SHA256 alone.

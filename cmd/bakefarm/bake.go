@@ -34,6 +34,7 @@ func resultOf(b api.Bake) bakeResult {
 
 func newBake(cli *cli) *cobra.Command {
 	var flags recipeFlags
+	var locks lockFlags
 	var detach, rebake bool
 	cmd := &cobra.Command{
 		Use:   "bake RECIPE",
@@ -43,7 +44,15 @@ func newBake(cli *cli) *cobra.Command {
 		Args: cobra.ExactArgs(1),
 		RunE: cli.call(func(cmd *cobra.Command, args []string, farmAPI *client.Client) error {
 			started := time.Now()
-			bake, err := bake(cmd, farmAPI, &flags, args[0], api.BakeRequest{Rebake: rebake}, detach)
+			r, err := flags.read(cmd, args[0])
+			if err != nil {
+				return complain(cmd, err)
+			}
+			lock, err := locks.find(cmd, r, args[0])
+			if err != nil {
+				return err
+			}
+			bake, err := bake(cmd, farmAPI, &flags, r, api.BakeRequest{Rebake: rebake, Lock: lock}, detach)
 			if err != nil {
 				return err
 			}
@@ -61,18 +70,14 @@ func newBake(cli *cli) *cobra.Command {
 		}),
 	}
 	flags.register(cmd, true)
+	locks.register(cmd)
 	cmd.Flags().BoolVarP(&detach, "detach", "d", false, "print the bake's ID and don't wait for it")
 	cmd.Flags().BoolVar(&rebake, "rebake", false, "keep the Lock, ignore the cache, and fail if other bytes come out")
 	return cmd
 }
 
 // bake posts a recipe and, unless detached, follows the bake to its end.
-func bake(cmd *cobra.Command, farm *client.Client, flags *recipeFlags, file string, request api.BakeRequest, detach bool) (api.Bake, error) {
-	r, err := flags.read(cmd, file)
-	if err != nil {
-		return api.Bake{}, complain(cmd, err)
-	}
-
+func bake(cmd *cobra.Command, farm *client.Client, flags *recipeFlags, r *written, request api.BakeRequest, detach bool) (_ api.Bake, err error) {
 	request.File, request.Recipe, request.Set = r.file, r.text, flags.set
 	ctx := cmd.Context()
 	progress := newProgress(cmd.ErrOrStderr())
@@ -142,31 +147,4 @@ func platform(i api.Image) string {
 		return "index" // over all platforms
 	}
 	return i.Platform
-}
-
-func newLock(cli *cli) *cobra.Command {
-	var flags recipeFlags
-	var file string
-	cmd := &cobra.Command{
-		Use:   "lock RECIPE",
-		Short: "Resolve a recipe to its Lock: every package and file by content",
-		Args:  cobra.ExactArgs(1),
-		RunE: cli.call(func(cmd *cobra.Command, args []string, farmAPI *client.Client) error {
-			bake, err := bake(cmd, farmAPI, &flags, args[0], api.BakeRequest{LockOnly: true}, false)
-			if err != nil {
-				return err
-			}
-			if bake.State != farm.BakeDone {
-				return verdict(cmd, bake, 0)
-			}
-			lock, err := farmAPI.Lock(cmd.Context(), bake.ID)
-			if err != nil {
-				return err
-			}
-			return writeResult(cmd, file, lock)
-		}),
-	}
-	flags.register(cmd, true)
-	cmd.Flags().StringVarP(&file, "file", "f", "", "write the Lock to a file instead of standard output")
-	return cmd
 }

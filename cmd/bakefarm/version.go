@@ -58,18 +58,18 @@ func printJSONLine(w io.Writer, v any) error {
 	return err
 }
 
-// writeResult writes v as indented JSON to a file, or to standard output when file is empty. The file appears whole or
-// not at all.
-func writeResult(cmd *cobra.Command, file string, v any) error {
+// writeResult writes a text to a file, or to standard output when file is empty. The file appears whole or not at all.
+func writeResult(cmd *cobra.Command, file string, text []byte) error {
 	if file == "" || file == "-" {
-		return printJSON(cmd.OutOrStdout(), v)
+		_, err := cmd.OutOrStdout().Write(text)
+		return err
 	}
 	temp, err := os.CreateTemp(filepath.Dir(file), filepath.Base(file)+".*")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(temp.Name())
-	if err := printJSON(temp, v); err != nil {
+	if _, err := temp.Write(text); err != nil {
 		temp.Close()
 		return err
 	}

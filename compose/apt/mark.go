@@ -299,10 +299,10 @@ func (s *solver) possibleOnly(n *node, d dependency) *node {
 }
 
 // solutions lists the nodes whose candidates meet a dependency, in the order in which apt tries them: what is in the
-// base before what is not, then the alternatives from left to right, of each the best provider first. Of a negative
-// dependency they are what it refuses.
+// base before what is not, what stays before what would be new, then the alternatives from left to right, of each the best
+// provider first. Of a negative dependency they are what it refuses.
 func (s *solver) solutions(n *node, d dependency) []*node {
-	var base, others []*node
+	var base, staying, others []*node
 	for _, r := range s.preferred(d.alternatives) {
 		list := s.hits(n, r, d.negative, pickCandidate)
 		slices.SortFunc(list, func(a, b *node) int { return s.compareProviders(r.name, a, b) })
@@ -310,13 +310,15 @@ func (s *solver) solutions(n *node, d dependency) []*node {
 			to := &others
 			if q.current != nil {
 				to = &base
+			} else if _, stays := s.stay[q.name]; stays {
+				to = &staying
 			}
 			if !slices.Contains(*to, q) {
 				*to = append(*to, q)
 			}
 		}
 	}
-	all := append(base, others...)
+	all := slices.Concat(base, staying, others)
 	if !d.negative {
 		all = slices.DeleteFunc(all, func(q *node) bool {
 			return q.protected && (q.mode == modeDelete || q.mode == modeKeep && q.current == nil)

@@ -18,6 +18,8 @@ const (
 // Index is what one Packages file offers, in its order. It is safe for concurrent use.
 type Index struct {
 	Packages []Package // not to be changed once Solve has seen them
+	// Unlisted: the packages are known otherwise than through an archive's index, and need no Filename.
+	Unlisted bool
 
 	lookup lookup
 }

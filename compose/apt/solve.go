@@ -24,6 +24,16 @@ type Request struct {
 
 	Archives []Archive // where the indexes come from, in their order; empty: nothing is known of any
 	Pins     []Pin     // in the order in which apt reads them: the first that fits counts
+
+	// Stay are packages of an earlier solution: candidates whatever the priorities are, unless a name=version of Packages
+	// says otherwise. One that no index has, or that leaves no system, is chosen anew.
+	Stay []Exact
+}
+
+// Exact is one package by content.
+type Exact struct {
+	Name, Version, Arch string
+	SHA256              string // of the .deb, hex
 }
 
 // Solution is the exact packages of a system, sorted by name.
@@ -42,6 +52,18 @@ type Chosen struct {
 // Solve chooses the packages. The answer is a function of the arguments. Errors that people can act on are *UnknownError
 // (names and versions that no index has) and *UnmetError (in apt's own words).
 func Solve(req Request, indexes []*Index) (*Solution, error) {
+	for {
+		solution, err := solve(req, indexes)
+		var unmet *UnmetError
+		if !errors.As(err, &unmet) || len(req.Stay) == 0 {
+			return solution, err
+		}
+		req.Stay = unmet.loosen(req.Stay)
+	}
+}
+
+// solve is Solve of a request whose Stay is not to be touched.
+func solve(req Request, indexes []*Index) (*Solution, error) {
 	if req.Arch == "" {
 		return nil, errors.New("solve: no architecture is given")
 	}
@@ -277,7 +299,7 @@ func (s *solver) solution() (*Solution, error) {
 			return nil, fmt.Errorf("package %s %s has no valid SHA256 in the index", o.Name, o.Version)
 		case o.Size < 0:
 			return nil, fmt.Errorf("package %s %s has no valid Size in the index", o.Name, o.Version)
-		case !validFilename(o.Filename):
+		case !s.indexes[o.index].Unlisted && !validFilename(o.Filename):
 			return nil, fmt.Errorf("package %s %s has the bad Filename %.200q in the index", o.Name, o.Version, o.Filename)
 		}
 		out.Packages = append(out.Packages, c)

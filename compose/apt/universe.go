@@ -60,6 +60,8 @@ type universe struct {
 	indexes []*Index
 	policy  *policy
 
+	stay map[string]Exact // by name
+
 	// What was looked at so far.
 	candidates map[string]*version
 	nodes      map[string]*node
@@ -69,7 +71,11 @@ type universe struct {
 
 func newUniverse(req Request, indexes []*Index) (universe, error) {
 	policy, err := newPolicy(req.Pins, req.Archives, len(indexes))
-	return universe{arch: req.Arch, indexes: indexes, policy: policy, candidates: map[string]*version{}, nodes: map[string]*node{},
+	stay := make(map[string]Exact, len(req.Stay))
+	for _, e := range req.Stay {
+		stay[e.Name] = e
+	}
+	return universe{arch: req.Arch, indexes: indexes, policy: policy, stay: stay, candidates: map[string]*version{}, nodes: map[string]*node{},
 		providers: map[string][]provider{}, facts: map[*Package]*facts{}}, err
 }
 
@@ -94,7 +100,12 @@ func (u *universe) versions(name string) []*version {
 func (u *universe) candidate(name string) *version {
 	v, ok := u.candidates[name]
 	if !ok {
-		v = u.policy.choose(name, u.versions(name))
+		if e, stays := u.stay[name]; stays {
+			v = u.find(e)
+		}
+		if v == nil {
+			v = u.policy.choose(name, u.versions(name))
+		}
 		u.candidates[name] = v
 	}
 	return v

@@ -2,6 +2,7 @@ package execute
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -45,6 +46,9 @@ func (j *job) convert(ctx context.Context, spec plan.ConvertSpec) (plan.Member, 
 		return plan.Member{}, fmt.Errorf("keep %q: this worker only converts whole packages: upgrade it", spec.Keep)
 	}
 	p := spec.Package
+	if len(spec.URLs) == 0 {
+		return plan.Member{}, errors.New("it is not known where it can be had: the mirror does not have it any more, and the farm's own copy is gone; update it in the lock file with \"bakefarm lock RECIPE --update\"")
+	}
 	if p.Size >= worthALine {
 		j.say("fetching %s", size(p.Size))
 	}

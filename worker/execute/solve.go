@@ -11,7 +11,7 @@ import (
 	"bakefarm/worker/mirror"
 )
 
-// solve chooses the packages of an OS request out of observed indexes.
+// solve chooses the packages of an OS request out of observed indexes, or finds those that are chosen already.
 func solve(ctx context.Context, j *job, spec plan.SolveSpec) (plan.SolveOutput, error) {
 	indexes := make([]*apt.Index, len(spec.Indexes))
 	for i, x := range spec.Indexes {
@@ -46,11 +46,22 @@ func solve(ctx context.Context, j *job, spec plan.SolveSpec) (plan.SolveOutput, 
 
 // choose runs the solver, which computes and takes a turn.
 func (j *job) choose(ctx context.Context, spec plan.SolveSpec, indexes []*apt.Index) ([]plan.SolvedPackage, error) {
+	req := request(spec)
+	known, err := j.remembered(ctx, spec.Stay, indexes)
+	if err != nil {
+		return nil, err
+	}
+	if known != nil {
+		indexes, req.Archives = append(indexes, known), append(req.Archives, apt.Archive{NotAutomatic: true})
+	}
 	if err := j.Turns.take(ctx); err != nil {
 		return nil, err
 	}
 	defer j.Turns.give()
-	solution, err := apt.Solve(request(spec), indexes)
+	if len(spec.Locate) > 0 {
+		return locate(spec, indexes)
+	}
+	solution, err := apt.Solve(req, indexes)
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +69,9 @@ func (j *job) choose(ctx context.Context, spec plan.SolveSpec, indexes []*apt.In
 	for i, p := range solution.Packages {
 		packages[i] = plan.SolvedPackage{
 			LockedPackage: recipe.LockedPackage{Name: p.Name, Version: p.Version, Arch: p.Arch, SHA256: p.Digest, Size: p.Size, Base: p.Base},
-			URL:           mirror.PackageURL(spec.Indexes[p.Index].Base, p.Filename),
+		}
+		if p.Index < len(spec.Indexes) {
+			packages[i].URL = mirror.PackageURL(spec.Indexes[p.Index].Base, p.Filename)
 		}
 	}
 	return packages, nil
@@ -72,6 +85,9 @@ func request(spec plan.SolveSpec) apt.Request {
 	}
 	for _, p := range spec.Pins {
 		req.Pins = append(req.Pins, apt.Pin(p))
+	}
+	for _, s := range spec.Stay {
+		req.Stay = append(req.Stay, exact(s.LockedPackage))
 	}
 	return req
 }
