@@ -111,6 +111,7 @@ func (a *API) routes(mux *http.ServeMux) error {
 	a.routeImages()
 	a.routeChannels()
 	a.routeRetention()
+	a.routeKeep()
 	a.routeFarm()
 
 	var err error
@@ -163,6 +164,11 @@ func route[I, O any](a *API, op huma.Operation, handler func(context.Context, *I
 // get describes an operation that reads.
 func get(id, path, tag, summary string, errors ...int) huma.Operation {
 	return huma.Operation{OperationID: id, Method: http.MethodGet, Path: path, Tags: []string{tag}, Summary: summary, Errors: errors}
+}
+
+// put describes an operation that replaces something.
+func put(id, path, tag, summary string, errors ...int) huma.Operation {
+	return huma.Operation{OperationID: id, Method: http.MethodPut, Path: path, Tags: []string{tag}, Summary: summary, Errors: errors}
 }
 
 // post describes an operation that changes something.

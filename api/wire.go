@@ -96,7 +96,52 @@ type RollbackRequest struct {
 // RetentionRequest is the body of POST /v1/retention/plan.
 type RetentionRequest struct {
 	File   string `json:"file,omitempty" doc:"Name of the policy's file, for error messages" maxLength:"1024"`
-	Policy string `json:"policy,omitempty" doc:"Text of the policy (YAML); the default policy when empty"`
+	Policy string `json:"policy,omitempty" doc:"Text of the policy (YAML); the farm's own when empty"`
+}
+
+// RetentionSet is the body of PUT /v1/retention.
+type RetentionSet struct {
+	File   string `json:"file,omitempty" doc:"Name of the policy's file, for error messages" maxLength:"1024"`
+	Policy string `json:"policy" doc:"Text of the policy (YAML)"`
+	Yes    bool   `json:"yes,omitempty" doc:"Set it though it lets a large share of the versions expire"`
+	By     string `json:"by,omitempty" maxLength:"256"`
+}
+
+// RetentionApply is the body of POST /v1/retention/apply.
+type RetentionApply struct {
+	By string `json:"by,omitempty" maxLength:"256"`
+}
+
+// RetentionPolicy is the farm's retention policy.
+type RetentionPolicy struct {
+	File    string    `json:"file"`
+	Policy  string    `json:"policy" doc:"Text of the policy (YAML)"`
+	Default bool      `json:"default" doc:"None was set: it is shown by plan, and applied by hand only"`
+	By      string    `json:"by,omitempty"`
+	At      time.Time `json:"at,omitzero"`
+}
+
+// TrashedVersion is a version in the trash.
+type TrashedVersion struct {
+	Name    string `json:"name"`
+	Version string `json:"version"`
+	farm.Trash
+}
+
+// KeepRequest is the body of POST /v1/images/{ref}/pin, unpin, trash and restore.
+type KeepRequest struct {
+	Note string `json:"note,omitempty" maxLength:"1024" doc:"What for"`
+	Hold string `json:"hold,omitempty" maxLength:"128" doc:"pin, unpin: the case of a legal hold"`
+	For  string `json:"for,omitempty" maxLength:"32" doc:"trash: how long it can be restored, such as 72h; as the policy says when empty"`
+	By   string `json:"by,omitempty" maxLength:"256"`
+}
+
+// KeptVersion is a version with what keeps it, or lets it go.
+type KeptVersion struct {
+	Name    string      `json:"name"`
+	Version string      `json:"version"`
+	Pins    []farm.Pin  `json:"pins"`
+	Trash   *farm.Trash `json:"trash,omitempty"`
 }
 
 // RetentionPlan is what a policy would do now.
@@ -104,6 +149,10 @@ type RetentionPlan struct {
 	Verdicts []retention.Verdict `json:"verdicts"`
 	Keep     int                 `json:"keep"`
 	Expire   int                 `json:"expire"`
+	Trash    []TrashedVersion    `json:"trash" doc:"What is in the trash, restorable until its time is over"`
+	Warnings []string            `json:"warnings" doc:"Quotas that can't be met, and what came into use while the policy was applied"`
+	Applied  bool                `json:"applied"`
+	Trashed  int                 `json:"trashed" doc:"Versions that went to the trash just now"`
 }
 
 // Release says which bakefarm answers.

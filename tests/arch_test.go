@@ -17,6 +17,7 @@ var floors = map[string]int{
 	"bakefarm/coordinator": 3,
 	"bakefarm/worker":      3,
 	"bakefarm/deploy":      3,
+	"bakefarm/upkeep":      3,
 	"bakefarm/imagestore":  2,
 	"bakefarm/bus":         2,
 	"bakefarm/compose":     1,

@@ -255,11 +255,6 @@ func (c *Client) Rollback(ctx context.Context, name, channel string, r api.Rollb
 	return post[api.Channel](ctx, c, channelPath(name, channel)+"/rollback", r)
 }
 
-// RetentionPlan says what a policy would keep and expire now.
-func (c *Client) RetentionPlan(ctx context.Context, r api.RetentionRequest) (api.RetentionPlan, error) {
-	return post[api.RetentionPlan](ctx, c, "/v1/retention/plan", r)
-}
-
 // Workers lists the workers that are present.
 func (c *Client) Workers(ctx context.Context) ([]farm.Worker, error) {
 	return get[[]farm.Worker](ctx, c, "/v1/workers", nil)

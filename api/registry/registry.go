@@ -193,7 +193,11 @@ func (g *Registry) resolve(ctx context.Context, repo, ref string) (catalog.Image
 	if err != nil {
 		return row, unavailable(err)
 	}
-	return g.image(ctx, repo, tag.Digest)
+	row, err = g.image(ctx, repo, tag.Digest)
+	if err == nil && row.Trash != nil { // only who has its digest may still pull it
+		return row, imagestore.ErrNotFound
+	}
+	return row, err
 }
 
 func (g *Registry) image(ctx context.Context, repo, ref string) (catalog.ImageRow, error) {
@@ -224,7 +228,11 @@ func (g *Registry) tags(w http.ResponseWriter, r *http.Request, repo string) err
 	if err != nil {
 		return unavailable(err)
 	}
-	for key := range tags {
+	for key, tag := range tags {
+		row, err := g.Catalog.Resolve(r.Context(), repo, tag.Digest)
+		if err == nil && row.Trash != nil {
+			continue
+		}
 		names = append(names, strings.TrimPrefix(key, repo+"@"))
 	}
 	slices.Sort(names)

@@ -17,6 +17,7 @@ import (
 func newImages(cli *cli) *cobra.Command {
 	cmd := &cobra.Command{Use: "images", Short: "List, show and pull images"}
 	cmd.AddCommand(newImagesLs(cli), newImagesShow(cli), newImagesPull(cli))
+	cmd.AddCommand(newKeep(cli)...)
 	return cmd
 }
 

@@ -14,6 +14,7 @@ import (
 	"bakefarm/coordinator"
 	"bakefarm/deploy"
 	"bakefarm/imagestore/remote"
+	"bakefarm/upkeep"
 
 	"github.com/spf13/cobra"
 )
@@ -178,6 +179,7 @@ func (s *settings) assemble(p *program, data *dataDir, address net.Addr, front *
 		Bus: c.bus, Store: c.store, Tags: tags{c.bus.Tags}, Log: log, Lease: s.lease, MaxAge: s.maxAge,
 	}).Run)
 	p.runs("deploy", deploy.New(deploy.Config{Bus: c.bus, Push: s.pusher(c.store), Final: remote.Final, Log: log}).Run)
+	p.runs("upkeep", upkeep.New(upkeep.Config{Bus: c.bus, Log: log}).Run)
 	if s.workers > 0 {
 		if err := s.startWorkers(p, data, c, s.workers, log); err != nil {
 			return err
