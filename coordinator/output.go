@@ -52,7 +52,7 @@ func readOutput(kind farm.Kind, raw json.RawMessage) (output, error) {
 		}
 		out.pieces = []digest.Digest{o.Packages}
 		out.value, out.main = &o, o.Packages
-	case farm.KindConvert, farm.KindCut:
+	case farm.KindConvert, farm.KindTrim, farm.KindCut:
 		var o plan.Member
 		if err = json.Unmarshal(raw, &o); err == nil {
 			err = checkMember(&o)
@@ -97,10 +97,10 @@ func readOutput(kind farm.Kind, raw json.RawMessage) (output, error) {
 }
 
 func checkMember(m *plan.Member) error {
-	if len(m.Pieces) == 0 {
-		return errors.New("no pieces")
+	if m.TarSize < 0 || (m.TarSize > 0) != (len(m.Pieces) > 0) { // a package may hold directories only
+		return fmt.Errorf("%d bytes in %d pieces", m.TarSize, len(m.Pieces))
 	}
-	if err := errors.Join(m.TarDigest.Validate(), positive("tarSize", m.TarSize)); err != nil {
+	if err := m.TarDigest.Validate(); err != nil {
 		return err
 	}
 	for _, p := range m.Pieces {

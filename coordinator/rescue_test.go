@@ -150,7 +150,7 @@ func TestBadOutputs(t *testing.T) {
 		want   string
 	}{
 		"form":  {func(any) any { return []string{"x"} }, "output of cut"},
-		"empty": {func(any) any { return plan.Member{} }, "no pieces"},
+		"empty": {func(any) any { return plan.Member{} }, "invalid checksum digest"},
 		"piece": {func(o any) any {
 			m := o.(plan.Member)
 			m.Pieces = []plan.Piece{{Digest: digest.FromString("nowhere"), Size: 1}}

@@ -17,6 +17,7 @@ const (
 	KindObserve  Kind = "observe"  // ask a Debian mirror what it has now; never in the action cache
 	KindSolve    Kind = "solve"    // OS request and observed indexes in, exact package list out
 	KindConvert  Kind = "convert"  // one Debian package becomes one layer member
+	KindTrim     Kind = "trim"     // a converted package without the files that a recipe excludes
 	KindCut      Kind = "cut"      // one run of app files becomes one layer member
 	KindAssemble Kind = "assemble" // head and members become a layer
 	KindImage    Kind = "image"    // layers and configuration become an OCI image manifest
@@ -24,7 +25,7 @@ const (
 )
 
 // Kinds lists every kind of this release, in the order in which a bake meets them.
-var Kinds = []Kind{KindObserve, KindSolve, KindConvert, KindCut, KindAssemble, KindImage, KindIndex}
+var Kinds = []Kind{KindObserve, KindSolve, KindConvert, KindTrim, KindCut, KindAssemble, KindImage, KindIndex}
 
 // ShardState is where a shard stands.
 //

@@ -47,6 +47,7 @@ var done = map[farm.Kind]string{
 	farm.KindObserve:  "observed",
 	farm.KindSolve:    "solved",
 	farm.KindConvert:  "converted",
+	farm.KindTrim:     "trimmed",
 	farm.KindCut:      "cut",
 	farm.KindAssemble: "assembled",
 	farm.KindImage:    "made the image",
@@ -56,6 +57,7 @@ var done = map[farm.Kind]string{
 // with are the inputs that a kind's label does not name in full.
 var with = map[farm.Kind]string{
 	farm.KindSolve:    " for this request and these indexes",
+	farm.KindTrim:     " by these patterns",
 	farm.KindCut:      " with this content",
 	farm.KindAssemble: " of these members",
 	farm.KindImage:    " of these layers and this configuration",

@@ -86,12 +86,25 @@ func Convert(spec ConvertSpec) Shard {
 		SHA256 digest.Digest `json:"sha256"`
 		Keep   []string      `json:"keep,omitempty"`
 	}
-	p := spec.Package
-	subject := p.Name + " " + p.Version
-	if p.Arch != "all" {
-		subject += " " + p.Arch
+	return newShard(farm.KindConvert, packageLabel(spec.Package), spec, inputs{spec.Package.SHA256, spec.Keep})
+}
+
+func packageLabel(p recipe.LockedPackage) string {
+	if p.Arch == "all" {
+		return p.Name + " " + p.Version
 	}
-	return newShard(farm.KindConvert, subject, spec, inputs{p.SHA256, spec.Keep})
+	return p.Name + " " + p.Version + " " + p.Arch
+}
+
+// Trim is the shard of a package without some of its files; converted is the key of the shard that converts it.
+func Trim(spec TrimSpec, converted digest.Digest) Shard {
+	type inputs struct {
+		Package digest.Digest `json:"package"`
+		Exclude []string      `json:"exclude"`
+	}
+	s := newShard(farm.KindTrim, packageLabel(spec.Package), spec, inputs{converted, spec.Exclude})
+	s.Deps = []digest.Digest{converted}
+	return s
 }
 
 // Cut is the shard of one run of app files. The key covers the entries as they are; of the second and later segments of
@@ -113,9 +126,10 @@ func Cut(spec CutSpec) Shard {
 // covers these and what the head is made of beside the members.
 func Assemble(spec AssembleSpec, members []digest.Digest) Shard {
 	type system struct {
-		Suite string `json:"suite"`
-		Arch  string `json:"arch"`
-		Below int    `json:"below,omitempty"`
+		Suite   string   `json:"suite"`
+		Arch    string   `json:"arch"`
+		Exclude []string `json:"exclude,omitempty"`
+		Below   int      `json:"below,omitempty"`
 	}
 	type inputs struct {
 		Role    string             `json:"role"`
@@ -125,7 +139,7 @@ func Assemble(spec AssembleSpec, members []digest.Digest) Shard {
 	}
 	in, subject := inputs{Role: spec.Role, Dirs: spec.Dirs, Members: members}, spec.Role+" layer"
 	if spec.OS != nil {
-		in.OS = &system{spec.OS.Suite, spec.OS.Arch, spec.OS.Below}
+		in.OS = &system{spec.OS.Suite, spec.OS.Arch, spec.OS.Exclude, spec.OS.Below}
 		subject += " " + spec.OS.Suite + " " + spec.OS.Arch
 	}
 	s := newShard(farm.KindAssemble, subject, spec, in)

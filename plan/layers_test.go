@@ -2,6 +2,7 @@ package plan
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"bakefarm/recipe"
@@ -77,5 +78,31 @@ func TestVariantHasALayerOfItsOwn(t *testing.T) {
 	_, one := layersOf(t, bake(t, demo, context(), many))
 	if one[0].Key == upper.Key || one[0].Key == base.Key {
 		t.Error("a layer over another one has the key of one that stands alone")
+	}
+}
+
+func TestExclude(t *testing.T) {
+	whole := map[digest.Digest]bool{}
+	for _, s := range bake(t, demo, context(), inBase(packages, "libc6")).Shards {
+		whole[s.Key] = true
+	}
+	p := bake(t, slim, context(), inBase(packages, "libc6"))
+	var fresh []string
+	for _, s := range p.Shards {
+		if !whole[s.Key] {
+			fresh = append(fresh, s.Label)
+		}
+	}
+	want := []string{"trim libc6 2.36-9 amd64", "trim tzdata 2024a-0", "assemble os layer bookworm amd64", "assemble packages layer bookworm amd64", "image linux/amd64"}
+	if !slices.Equal(fresh, want) {
+		t.Errorf("what is left out costs %q, want %q", fresh, want)
+	}
+	again := bake(t, strings.Replace(slim, "[docs, man]", "[man, docs]", 1), context(), inBase(packages, "libc6"))
+	if again.Images[0].Shard != p.Images[0].Shard {
+		t.Error("the order of presets makes another image")
+	}
+	_, layers := layersOf(t, p)
+	if spec := layers[1].Spec.(AssembleSpec); !slices.Contains(spec.OS.Exclude, "/usr/share/man/*/*") {
+		t.Errorf("spec %+v", spec.OS)
 	}
 }

@@ -112,8 +112,11 @@ func Lock(r *recipe.Recipe, packages map[string][]recipe.LockedPackage, trees []
 	l := &recipe.Lock{APIVersion: recipe.LockVersion, Config: r.Config, Outputs: r.Outputs}
 	kinds := []farm.Kind{farm.KindAssemble, farm.KindImage}
 	if d := r.OS.Debian; d != nil {
-		l.OS.Debian = &recipe.LockedDebian{Suite: d.Suite, Scripts: d.Scripts, Platforms: packages}
+		l.OS.Debian = &recipe.LockedDebian{Suite: d.Suite, Scripts: d.Scripts, Exclude: d.Exclude, Platforms: packages}
 		kinds = append(kinds, farm.KindConvert)
+		if len(d.Exclude) > 0 {
+			kinds = append(kinds, farm.KindTrim)
+		}
 	} else {
 		l.OS.Scratch = true
 	}
@@ -239,10 +242,10 @@ func (b *builder) debian(os *recipe.LockedDebian, platform string, urls func(rec
 			to = &base
 		}
 		to.packages = append(to.packages, p)
-		to.members = append(to.members, b.add(Convert(ConvertSpec{Package: p, URLs: urls(p)})))
+		to.members = append(to.members, b.convert(p, os.Exclude, urls(p)))
 	}
 	layer := func(role string, s set, below int) {
-		spec := AssembleSpec{Role: role, OS: &AssembleOS{Suite: os.Suite, Arch: arch, Packages: s.packages, Below: below}}
+		spec := AssembleSpec{Role: role, OS: &AssembleOS{Suite: os.Suite, Arch: arch, Exclude: os.Exclude, Packages: s.packages, Below: below}}
 		roles, layers = append(roles, role), append(layers, b.add(Assemble(spec, s.members)))
 	}
 	switch {
@@ -258,7 +261,16 @@ func (b *builder) debian(os *recipe.LockedDebian, platform string, urls func(rec
 	return roles, layers, nil
 }
 
-// set is packages and the keys of the shards that convert them.
+// convert adds the shards of a package and returns the key of the last.
+func (b *builder) convert(p recipe.LockedPackage, exclude, urls []string) digest.Digest {
+	key := b.add(Convert(ConvertSpec{Package: p, URLs: urls}))
+	if len(exclude) > 0 {
+		key = b.add(Trim(TrimSpec{Package: p, Exclude: exclude}, key))
+	}
+	return key
+}
+
+// set is packages and the keys of the shards that make their members.
 type set struct {
 	packages []recipe.LockedPackage
 	members  []digest.Digest

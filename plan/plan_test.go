@@ -39,6 +39,8 @@ app:
 config: {entrypoint: [/opt/hello/hello], env: {PORT: 8080}, ports: [8080]}
 `
 
+var slim = strings.Replace(demo, "scripts: skip", "scripts: skip, exclude: [docs, man]", 1)
+
 const overScratch = `
 apiVersion: bakefarm/v1
 name: demo/tiny
@@ -99,6 +101,7 @@ func TestGoldenKeys(t *testing.T) {
 		shards = append(shards, bake(t, text, context(), packages).Shards...)
 	}
 	shards = append(shards, bake(t, demo, context(), inBase(packages, "libc6")).Shards...)
+	shards = append(shards, bake(t, slim, context(), inBase(packages, "libc6")).Shards...)
 	for _, s := range shards {
 		fmt.Fprintf(&b, "%s %s %d %s\n", s.Key, s.Class, Formats[s.Kind], s.Label)
 	}

@@ -13,6 +13,7 @@ var Formats = map[farm.Kind]int{
 	farm.KindObserve:  2,
 	farm.KindSolve:    3,
 	farm.KindConvert:  1,
+	farm.KindTrim:     1,
 	farm.KindCut:      1,
 	farm.KindAssemble: 2,
 	farm.KindImage:    1,
@@ -101,7 +102,14 @@ type ConvertSpec struct {
 	Keep    []string             `json:"keep,omitempty"`
 }
 
-// Member is the output of convert and cut: a run of whole tar entries, compressed.
+// TrimSpec asks for a converted package, the output of its only dependency (Member), without the files that match. It is
+// a shard of its own so that a package is fetched and converted once, whatever recipes leave out of it.
+type TrimSpec struct {
+	Package recipe.LockedPackage `json:"package"` // for people: no part of the key
+	Exclude []string             `json:"exclude"` // patterns for recipe.NewExcludes
+}
+
+// Member is the output of convert, trim and cut: a run of whole tar entries, compressed.
 type Member struct {
 	Pieces    []Piece       `json:"pieces"`    // gzip members, in order
 	TarSize   int64         `json:"tarSize"`   // uncompressed bytes
@@ -149,7 +157,8 @@ type AssembleSpec struct {
 type AssembleOS struct {
 	Suite    string                 `json:"suite"`
 	Arch     string                 `json:"arch"`
-	Packages []recipe.LockedPackage `json:"packages"` // of the whole system, in the order of the dependencies
+	Exclude  []string               `json:"exclude,omitempty"` // what the packages are without: dpkg is told
+	Packages []recipe.LockedPackage `json:"packages"`          // of the whole system, in the order of the dependencies
 	// Below is how many of the first packages the layer below has: with RolePackages.
 	Below int `json:"below,omitempty"`
 }

@@ -31,7 +31,8 @@ type LockedOS struct {
 type LockedDebian struct {
 	Suite     string                     `json:"suite"`
 	Scripts   string                     `json:"scripts"`
-	Platforms map[string][]LockedPackage `json:"platforms"` // "linux/amd64" → packages, sorted by name then architecture
+	Exclude   []string                   `json:"exclude,omitempty"` // patterns for NewExcludes
+	Platforms map[string][]LockedPackage `json:"platforms"`         // "linux/amd64" → packages, sorted by name then architecture
 }
 
 // LockedPackage is one binary package by content. Where it can be fetched from is known to the observation, not here.

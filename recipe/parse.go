@@ -151,7 +151,7 @@ var (
 )
 
 func readDebian(v strict.Value) *Debian {
-	f, ok := v.Fields("{suite: bookworm, scripts: skip}", "suite", "variant", "packages", "scripts", "mirror", "keyring")
+	f, ok := v.Fields("{suite: bookworm, scripts: skip}", "suite", "variant", "packages", "scripts", "exclude", "mirror", "keyring")
 	if !ok {
 		return nil
 	}
@@ -192,6 +192,9 @@ func readDebian(v strict.Value) *Debian {
 		default:
 			v.Refuse("%q is neither run nor skip; write scripts: skip", clip(s))
 		}
+	}
+	if v, ok := f.Get("exclude"); ok {
+		d.Exclude = readExcludes(v)
 	}
 	if v, ok := f.Get("mirror"); ok {
 		d.Mirror = readMirror(v)

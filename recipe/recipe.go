@@ -35,6 +35,7 @@ type Debian struct {
 	Variant  string   `json:"variant"`            // "minbase" or "none"
 	Packages []string `json:"packages,omitempty"` // name or name=version, in the order given, each once: it decides between alternatives
 	Scripts  string   `json:"scripts"`            // "skip"
+	Exclude  []string `json:"exclude,omitempty"`  // patterns for NewExcludes: presets have become what they stand for
 	Mirror   string   `json:"mirror,omitempty"`   // overrides the worker's apt sources
 	Keyring  string   `json:"keyring,omitempty"`  // path on the worker, with Mirror
 }

@@ -55,7 +55,7 @@ func (l *lines) event(e farm.Event) error {
 // chatter is what the many small shards of a bake say: it is kept for "bakes logs".
 func chatter(e farm.Event) bool {
 	kind, _, _ := strings.Cut(e.Label, " ")
-	return e.Type == farm.EventLog && (farm.Kind(kind) == farm.KindConvert || farm.Kind(kind) == farm.KindCut)
+	return e.Type == farm.EventLog && slices.Contains([]farm.Kind{farm.KindConvert, farm.KindTrim, farm.KindCut}, farm.Kind(kind))
 }
 
 // describe puts an event into words; empty for one that a reader can do without.

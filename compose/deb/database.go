@@ -85,6 +85,26 @@ func MergedUsr(suite, arch string, records []*Record) []compose.File {
 	return files
 }
 
+// Excluding makes the file that has dpkg leave out of later packages what this set is without: patterns, those with "!" in
+// front take back in (dpkg(1), --path-exclude). There is none without dpkg.
+func Excluding(patterns []string, records []*Record) []compose.File {
+	i := slices.IndexFunc(records, func(r *Record) bool { return r.Package == "dpkg" })
+	if i < 0 || len(patterns) == 0 {
+		return nil
+	}
+	text := bytes.NewBufferString("# What the recipe of this image excludes. By bakefarm.\n")
+	for _, p := range patterns {
+		if glob, include := strings.CutPrefix(p, "!"); include {
+			fmt.Fprintf(text, "path-include=%s\n", glob)
+		} else {
+			fmt.Fprintf(text, "path-exclude=%s\n", p)
+		}
+	}
+	f := compose.Text("etc/dpkg/dpkg.cfg.d/bakefarm", 0o644, text.Bytes())
+	f.ModTime = records[i].Date
+	return []compose.File{f}
+}
+
 // statusFields are the fields that dpkg knows, in the order in which it writes them (lib/dpkg/parse.c). Others follow,
 // in the order of the control file.
 var statusFields = []string{

@@ -42,11 +42,7 @@ func assemble(ctx context.Context, j *job, spec plan.AssembleSpec) (plan.Layer, 
 	}
 	l := &layer{job: j, w: j.Store.Begin(), own: make(map[digest.Digest][]byte)}
 	for _, m := range outputs {
-		member := compose.Member{TarSize: m.TarSize, TarDigest: m.TarDigest}
-		for _, p := range m.Pieces {
-			member.Pieces = append(member.Pieces, compose.Piece(p))
-		}
-		l.members = append(l.members, member)
+		l.members = append(l.members, composed(m))
 	}
 	var head func() ([]compose.File, error)
 	switch system := spec.OS != nil && len(spec.Dirs) == 0; {
@@ -65,6 +61,15 @@ func assemble(ctx context.Context, j *job, spec plan.AssembleSpec) (plan.Layer, 
 		return plan.Layer{}, err
 	}
 	return l.commit(ctx, spec, composed)
+}
+
+// composed is a member as package compose knows it.
+func composed(m plan.Member) compose.Member {
+	member := compose.Member{TarSize: m.TarSize, TarDigest: m.TarDigest}
+	for _, p := range m.Pieces {
+		member.Pieces = append(member.Pieces, compose.Piece(p))
+	}
+	return member
 }
 
 // each calls fn for every member with what describes it, several at a time.
@@ -191,24 +196,16 @@ func (l *layer) openStored(ctx context.Context, p compose.Piece) (io.ReadCloser,
 	return l.Store.Open(ctx, p.Digest, 0, -1)
 }
 
-// openTar reads a member's uncompressed bytes out of the cache, when it has them.
-func (l *layer) openTar(m compose.Member) (io.ReadCloser, error) {
-	if data, ok := l.own[m.TarDigest]; ok {
-		return io.NopCloser(bytes.NewReader(data)), nil
-	}
-	r, err := l.Cache.Open(m.TarDigest)
-	if err != nil {
-		return nil, nil
-	}
-	return r, nil
-}
-
-// openTarAhead is openTar for hashing, which is what a layer takes its time for: another processor reads the file.
+// openTarAhead reads a member's uncompressed bytes for hashing, which is what a layer takes its time for: another
+// processor reads the file.
 func (l *layer) openTarAhead(ctx context.Context) func(compose.Member) (io.ReadCloser, error) {
 	return func(m compose.Member) (io.ReadCloser, error) {
-		r, err := l.openTar(m)
+		if data, ok := l.own[m.TarDigest]; ok {
+			return io.NopCloser(bytes.NewReader(data)), nil
+		}
+		r := l.openTar(m)
 		if r == nil || m.TarSize <= aheadBuffer {
-			return r, err
+			return r, nil
 		}
 		return readAhead(ctx, func(context.Context) (io.ReadCloser, error) { return r, nil })
 	}

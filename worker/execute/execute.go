@@ -3,6 +3,7 @@
 //	observe   mirror ─▶ Packages files as pieces
 //	solve     indexes ─▶ the exact packages
 //	convert   mirror ─▶ .deb ─▶ member          ┐ pieces to the store and, with the uncompressed tar,
+//	trim      member ─▶ member without some files │
 //	cut       chunks of app files ─▶ member     ┘ to the worker's cache, where assemble wants them
 //	assemble  members' inventories ─▶ head; head ‖ members ─▶ layer
 //	image     layers ─▶ configuration, manifest
@@ -61,6 +62,7 @@ var executors = map[farm.Kind]func(context.Context, *job, json.RawMessage) (any,
 	farm.KindObserve:  with(observe),
 	farm.KindSolve:    with(solve),
 	farm.KindConvert:  with(convert),
+	farm.KindTrim:     with(trim),
 	farm.KindCut:      with(cut),
 	farm.KindAssemble: with(assemble),
 	farm.KindImage:    with(image),

@@ -74,7 +74,7 @@ func (l *layer) system(ctx context.Context, os plan.AssembleOS, members []compos
 	for i := range owned { // the records that the inventories are of are shared: nothing in them changes
 		owned[i].Dirs = omit(owned[i].Dirs, configured.Dirs)
 	}
-	made := slices.Concat(deb.MergedUsr(os.Suite, os.Arch, records), database, configured.Files)
+	made := slices.Concat(deb.MergedUsr(os.Suite, os.Arch, records), database, configured.Files, deb.Excluding(os.Exclude, records))
 	head, err := entries(owned, made)
 	return head, owned, err
 }
@@ -88,11 +88,11 @@ func omit(dirs []compose.Entry, paths []string) []compose.Entry {
 }
 
 // record returns a package's record: of the process's memory, else decoded from its piece.
-func (l *layer) record(ctx context.Context, d digest.Digest) (*deb.Record, error) {
-	if r := l.Records.get(d); r != nil {
+func (j *job) record(ctx context.Context, d digest.Digest) (*deb.Record, error) {
+	if r := j.Records.get(d); r != nil {
 		return r, nil
 	}
-	raw, err := l.piece(ctx, d, deb.MaxRecord)
+	raw, err := j.piece(ctx, d, deb.MaxRecord)
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +100,7 @@ func (l *layer) record(ctx context.Context, d digest.Digest) (*deb.Record, error
 	if err != nil {
 		return nil, err
 	}
-	l.Records.put(d, r)
+	j.Records.put(d, r)
 	return r, nil
 }
 
