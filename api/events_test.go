@@ -311,3 +311,27 @@ func TestFollowerGone(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// Who waits for a farm that has gone away is told so.
+func TestFollowerIsToldOfSilence(t *testing.T) {
+	silent := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) }))
+	defer silent.Close()
+	c, err := client.New(silent.URL, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	told := 0
+	c.Lost = func(err error, patience time.Duration) {
+		if err == nil || patience < time.Minute {
+			t.Errorf("%v for %v", err, patience)
+		}
+		told++
+		time.AfterFunc(2*time.Second, cancel)
+	}
+	if err := c.Follow(ctx, "01A", func(farm.Event) error { return nil }); !errors.Is(err, context.Canceled) || told != 1 {
+		t.Errorf("told %d times, %v", told, err)
+	}
+}

@@ -33,6 +33,9 @@ type Client struct {
 	base  *url.URL
 	token string
 	http  *http.Client
+
+	// Lost is called by Follow when the farm has gone away and is being tried again for so long at most. May be nil.
+	Lost func(err error, patience time.Duration)
 }
 
 // New makes a client of the API at server, an http or https URL. token is sent as a bearer token unless it is empty.

@@ -18,6 +18,9 @@ import (
 // patience is for how long Follow tries to reach a farm that has gone away, as one does that is restarted.
 const patience = 2 * time.Minute
 
+// soon is how long it may be away without a word.
+const soon = time.Second
+
 // maxEvent bounds one line of an event stream, in bytes.
 const maxEvent = 1 << 20
 
@@ -34,7 +37,7 @@ func (c *Client) EventsSoFar(ctx context.Context, id string, fn func(farm.Event)
 
 func (c *Client) events(ctx context.Context, s *eventStream) error {
 	wait := 100 * time.Millisecond
-	lost := time.Time{}
+	lost, told := time.Time{}, false
 	for {
 		last := s.last
 		ended, err := c.follow(ctx, s)
@@ -50,6 +53,12 @@ func (c *Client) events(ctx context.Context, s *eventStream) error {
 			return err
 		case s.last != last || lost.IsZero():
 			wait, lost = 100*time.Millisecond, time.Now()
+			told = false
+		case !told && time.Since(lost) > soon: // a farm that restarts may be back before anybody wonders
+			told = true
+			if c.Lost != nil {
+				c.Lost(err, patience)
+			}
 		case time.Since(lost) > patience:
 			return fmt.Errorf("the bake's events broke off %s ago: %w", patience, err)
 		}

@@ -101,6 +101,9 @@ func bake(cmd *cobra.Command, farm *client.Client, flags *recipeFlags, r *writte
 
 // follow shows a bake's progress until its end.
 func follow(ctx context.Context, farm *client.Client, id string, progress progress) error {
+	farm.Lost = func(err error, patience time.Duration) {
+		progress.say(fmt.Sprintf("the farm does not answer; trying again for %s: %v", patience, err))
+	}
 	err := farm.Follow(ctx, id, progress.event)
 	if errors.Is(err, context.Canceled) {
 		return fmt.Errorf("interrupted; the bake goes on: follow it with \"bakefarm bakes logs -f %s\", stop it with \"bakefarm bakes cancel %s\"", id, id)

@@ -20,6 +20,7 @@ import (
 type progress interface {
 	sent(bytes int64) // of the context, from several goroutines
 	event(farm.Event) error
+	say(line string)
 	close()
 }
 
@@ -39,6 +40,8 @@ type lines struct {
 
 func (l *lines) sent(n int64) { l.bytes.Add(n) }
 
+func (l *lines) say(line string) { fmt.Fprintln(l.w, line) }
+
 func (l *lines) close() {}
 
 func (l *lines) event(e farm.Event) error {
@@ -46,11 +49,14 @@ func (l *lines) event(e farm.Event) error {
 		l.told = true
 		fmt.Fprintf(l.w, "sent %s of the context\n", size(n))
 	}
-	if line := describe(e); line != "" && !chatter(e) {
+	if line := describe(e); line != "" && !chatter(e) && !final(e) {
 		fmt.Fprintln(l.w, line)
 	}
 	return nil
 }
+
+// final is how a bake failed: who waits for it reads that in the command's own last line.
+func final(e farm.Event) bool { return e.Type == farm.EventBake && e.State == farm.BakeFailed }
 
 // chatter is what the many small shards of a bake say: it is kept for "bakes logs".
 func chatter(e farm.Event) bool {
@@ -98,7 +104,7 @@ type bars struct {
 
 func newBars(f *os.File) *bars {
 	b := &bars{all: mpb.New(mpb.WithOutput(f), mpb.WithWidth(40), mpb.WithRefreshRate(80*time.Millisecond))}
-	b.say("resolving")
+	b.doing("resolving")
 	b.bar = b.all.New(0, mpb.BarStyle().Lbound("").Rbound("").Filler("━").Tip("━").Padding("╌"),
 		mpb.BarRemoveOnComplete(),
 		mpb.PrependDecorators(decor.CountersNoUnit("%d/%d ", decor.WCSyncWidth)),
@@ -106,9 +112,12 @@ func newBars(f *os.File) *bars {
 	return b
 }
 
-func (b *bars) say(label string) { b.label.Store(&label) }
+// doing puts a word beside the bar.
+func (b *bars) doing(label string) { b.label.Store(&label) }
 
-func (b *bars) sent(n int64) { b.say("sending the context: " + size(b.uploads.Add(n))) }
+func (b *bars) say(line string) { fmt.Fprintln(b.all, line) }
+
+func (b *bars) sent(n int64) { b.doing("sending the context: " + size(b.uploads.Add(n))) }
 
 func (b *bars) event(e farm.Event) error {
 	switch e.Type {
@@ -121,9 +130,9 @@ func (b *bars) event(e farm.Event) error {
 			b.shard(e)
 		}
 	case farm.EventBake:
-		b.say(string(e.State))
+		b.doing(string(e.State))
 	}
-	if line := describe(e); line != "" && (e.Type == farm.EventLog && !chatter(e) || e.Error != "") {
+	if line := describe(e); line != "" && (e.Type == farm.EventLog && !chatter(e) || e.Error != "" && !final(e)) {
 		fmt.Fprintln(b.all, line)
 	}
 	return nil
@@ -138,9 +147,9 @@ func (b *bars) shard(e farm.Event) {
 	switch n := len(b.running); n {
 	case 0:
 	case 1:
-		b.say(b.running[0])
+		b.doing(b.running[0])
 	default:
-		b.say(fmt.Sprintf("%s and %d more", b.running[0], n-1))
+		b.doing(fmt.Sprintf("%s and %d more", b.running[0], n-1))
 	}
 }
 
