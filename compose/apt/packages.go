@@ -107,14 +107,20 @@ const blockSize = MaxParagraph
 // Architecture; what else an installation needs is checked when Solve chooses a package. Errors count paragraphs from 1.
 func ParsePackages(r io.Reader) (*Index, error) { return parseBlocks(r, blockSize) }
 
-// parseBlocks parses with a buffer of the given size, which is also the most that a paragraph may have.
+// parseBlocks parses with a buffer of the given size, which is also the most that a paragraph may have. One block is parsed
+// while the next is read, which often means decompressed.
 func parseBlocks(r io.Reader, size int) (*Index, error) {
 	x := &Index{}
 	buf := make([]byte, size)
 	kept, total := 0, int64(0) // bytes at the start of buf that are not parsed yet; bytes read
+	parsing := make(chan error, 1)
+	parsing <- nil
 	for {
 		n, err := io.ReadFull(r, buf[kept:])
 		last := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+		if failed := <-parsing; failed != nil { // of an earlier place than what was just read
+			return nil, failed
+		}
 		if err != nil && !last {
 			return nil, fmt.Errorf("Packages: %w", err)
 		}
@@ -122,18 +128,18 @@ func parseBlocks(r io.Reader, size int) (*Index, error) {
 			return nil, fmt.Errorf("Packages: more than %d bytes", MaxPackages)
 		}
 		end := kept + n
-		cut := end
-		if !last {
-			if cut = bytes.LastIndex(buf[:end], []byte("\n\n")) + 1; cut == 0 {
-				return nil, fmt.Errorf("Packages: paragraph %d is longer than %d bytes", len(x.Packages)+1, size)
-			}
-		}
-		if err := x.parse(string(buf[:cut])); err != nil {
-			return nil, err
-		}
 		if last {
+			if err := x.parse(string(buf[:end])); err != nil {
+				return nil, err
+			}
 			return x, nil
 		}
+		cut := bytes.LastIndex(buf[:end], []byte("\n\n")) + 1
+		if cut == 0 {
+			return nil, fmt.Errorf("Packages: paragraph %d is longer than %d bytes", len(x.Packages)+1, size)
+		}
+		text := string(buf[:cut])
+		go func() { parsing <- x.parse(text) }()
 		kept = copy(buf, buf[cut:end])
 	}
 }
