@@ -20,7 +20,8 @@
 //	└────┴─────┴──────────┴─────────┴────────┴─────────┴─────────────┴────┴───────────
 //
 // What is not written is zero, and the filesystem relies on it: the target must read as zeros where nothing was written.
-// Every byte is written at most once, and no Grain holds data and metadata.
+// Every byte is written at most once, no Grain holds data and metadata, and as long as layers come everything is written
+// in ascending order.
 //
 // # What it is
 //

@@ -455,6 +455,29 @@ func TestLowerLayersStay(t *testing.T) {
 	}
 }
 
+// A copy of the superblock is good enough to find everything again.
+func TestBackupSuperblock(t *testing.T) {
+	t.Parallel()
+	image, err := build(t, 256<<20, special()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(image, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.WriteAt(make([]byte, 2*BlockSize), 0)
+	f.Close()
+	out, err := exec.Command("e2fsck", "-fy", "-b", "32768", "-B", "4096", image).CombinedOutput()
+	if code := err.(*exec.ExitError).ExitCode(); code != 1 { // 1: repaired
+		t.Fatalf("exit code %d: %s", code, out)
+	}
+	check(t, image)
+	if out, err := exec.Command("debugfs", "-R", "cat /replaced", image).Output(); err != nil || string(out) != "small" {
+		t.Errorf("%v: %q", err, out)
+	}
+}
+
 func TestFragmented(t *testing.T) {
 	t.Parallel()
 	content := make([]byte, 1200*2*Grain) // every other grain a hole: a tree of extents

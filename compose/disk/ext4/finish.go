@@ -45,9 +45,25 @@ func (w *Writer) Finish() error {
 	if err != nil {
 		return err
 	}
-	for group := range w.alloc.groups {
+	if err := w.backups(w.alloc.groups - 1); err != nil {
+		return err
+	}
+	for group := int64(0); group < w.alloc.groups; group += flexGroups {
 		if err := w.writeGroup(group, m); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// backups writes the copies of the superblock up to a group. They describe the empty filesystem, as those of mke2fs do
+// for ever: whoever needs one counts anew. So they are the same whatever the layers bring.
+func (w *Writer) backups(upTo int64) error {
+	for ; w.backed < upTo; w.backed++ {
+		if group := w.backed + 1; hasSuper(group) {
+			if err := w.writeSuper(group, w.fresh); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -171,16 +187,13 @@ func put32(low, high []byte, v int64) {
 	binary.LittleEndian.PutUint32(high, uint32(v>>32))
 }
 
-// writeGroup writes the metadata at the start of a group, in ascending order.
+// writeGroup writes the metadata at the start of a leading group, in ascending order.
 func (w *Writer) writeGroup(group int64, m *metadata) error {
 	g := w.alloc.geometry
-	if hasSuper(group) {
-		if err := w.writeSuper(group, m); err != nil {
+	if group == 0 {
+		if err := w.writeSuper(0, m); err != nil {
 			return err
 		}
-	}
-	if group != leader(group) {
-		return nil
 	}
 	for member := group; member < group+g.members(group); member++ {
 		if bitmap := m.blocks[member]; bitmap != nil {

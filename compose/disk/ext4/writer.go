@@ -16,6 +16,9 @@ type Options struct {
 	UUID  [16]byte // of the filesystem; it also seeds the checksums and the hashes of names
 	Label string   // at most 16 bytes
 	Time  int64    // Unix seconds: creation, and of what has no time of its own
+
+	// Watch says for a file in a layer, by its clean path, where else its content goes; nil: nowhere.
+	Watch func(path string, size int64) io.Writer
 }
 
 // NoRoom is the error when the layers don't fit.
@@ -39,6 +42,8 @@ type Writer struct {
 	lost   *node
 	nodes  []*node // by inode number, from firstInode on; nil: removed
 	layer  int
+	backed int64     // the last group whose copy of the superblock has been written
+	fresh  *metadata // of the empty filesystem
 	window [Grain]byte
 }
 
@@ -58,6 +63,10 @@ func New(out io.WriterAt, o Options) (*Writer, error) {
 		return nil, err
 	}
 	w.lost.mode = typeDir | 0o700
+	if w.fresh, err = w.summarise(); err != nil {
+		return nil, err
+	}
+	w.fresh.blocks, w.fresh.inodes = nil, nil // what the copies don't have
 	return w, nil
 }
 
@@ -136,6 +145,11 @@ func (w *Writer) entry(h *tar.Header, content io.Reader) error {
 	}
 	if err := w.describe(n, h); err != nil {
 		return err
+	}
+	if w.Watch != nil && n.mode&typeMask == typeFile {
+		if other := w.Watch(strings.Join(parts, "/"), h.Size); other != nil {
+			content = io.TeeReader(content, other)
+		}
 	}
 	if err := w.fill(n, h, content); err != nil {
 		return err
@@ -277,7 +291,7 @@ func (w *Writer) describe(n *node, h *tar.Header) error {
 	var number [8]byte
 	binary.LittleEndian.PutUint64(number[:], uint64(at))
 	binary.LittleEndian.PutUint32(block[16:], crc(crc(w.seed, number[:]), block))
-	return w.write(at, block)
+	return w.writeData(at, block)
 }
 
 // fill gives a node what its type has.
@@ -334,7 +348,7 @@ func (w *Writer) content(n *node, size int64, content io.Reader) error {
 		}
 		n.extents = appendExtent(n.extents, done/BlockSize, at, blocks)
 		clear(w.window[len(part) : blocks*BlockSize])
-		if err := w.write(at, w.window[:blocks*BlockSize]); err != nil {
+		if err := w.writeData(at, w.window[:blocks*BlockSize]); err != nil {
 			return err
 		}
 	}
@@ -346,7 +360,7 @@ func (w *Writer) content(n *node, size int64, content io.Reader) error {
 	if w.alloc.missing > 0 {
 		return nil
 	}
-	_, err := w.extentTree(n, w.write)
+	_, err := w.extentTree(n, w.writeData)
 	return err
 }
 
@@ -377,6 +391,15 @@ func (w *Writer) checkpoint() error {
 	}
 	w.alloc.align()
 	return nil
+}
+
+// writeData writes blocks of content, after the copies of the superblock that stand before them: so everything is
+// written in ascending order while layers come.
+func (w *Writer) writeData(block int64, data []byte) error {
+	if err := w.backups(block / groupBlocks); err != nil {
+		return err
+	}
+	return w.write(block, data)
 }
 
 // write writes whole blocks.

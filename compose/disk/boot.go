@@ -1,0 +1,151 @@
+package disk
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+
+	"bakefarm/compose/disk/gpt"
+	"bakefarm/compose/disk/initrd"
+	"bakefarm/compose/disk/uki"
+)
+
+// BootError says what an OS lacks to be started.
+type BootError struct{ What string }
+
+func (e *BootError) Error() string { return "the disk can't start: " + e.What }
+
+// Bounds of what is kept of the layers, in bytes: a kernel with the modules that may be of use.
+const (
+	maxBootFile  = 96 << 20
+	maxBootFiles = 192 << 20
+)
+
+// bootFiles are the files of the layers that are needed to start.
+type bootFiles struct {
+	stub  string // the UEFI stub's path
+	files map[string]*bytes.Buffer
+	size  int64
+	err   error
+}
+
+func newBootFiles(stub string) *bootFiles {
+	return &bootFiles{stub: stub, files: make(map[string]*bytes.Buffer)}
+}
+
+// drivers are the directories below lib/modules/VERSION/kernel whose modules may be of use before there is a root.
+var drivers = []string{
+	"arch/", "block/", "crypto/", "drivers/ata/", "drivers/block/", "drivers/hv/", "drivers/message/fusion/", "drivers/nvme/",
+	"drivers/pci/", "drivers/scsi/", "drivers/virtio/", "drivers/xen/", "fs/ext4/", "fs/jbd2/", "fs/mbcache", "lib/",
+}
+
+// modulePath splits the path of a file of a kernel's modules: lib/modules/VERSION/REST, below usr or not.
+func modulePath(file string) (version, rest string, ok bool) {
+	file, ok = strings.CutPrefix(strings.TrimPrefix(file, "usr/"), "lib/modules/")
+	if !ok {
+		return "", "", false
+	}
+	return strings.Cut(file, "/")
+}
+
+func (b *bootFiles) wanted(file string) bool {
+	if strings.HasPrefix(file, "boot/vmlinuz-") || file == b.stub || file == "usr/lib/os-release" {
+		return true
+	}
+	_, rest, ok := modulePath(file)
+	if !ok {
+		return false
+	}
+	inner, ok := strings.CutPrefix(rest, "kernel/")
+	if !ok {
+		return rest == "modules.builtin"
+	}
+	return initrd.IsModule(inner) && slices.ContainsFunc(drivers, func(d string) bool { return strings.HasPrefix(inner, d) })
+}
+
+// watch keeps what is wanted; an upper layer's file counts.
+func (b *bootFiles) watch(file string, size int64) io.Writer {
+	if !b.wanted(file) {
+		return nil
+	}
+	if old := b.files[file]; old != nil {
+		b.size -= int64(old.Len())
+	}
+	if b.size += size; size > maxBootFile || b.size > maxBootFiles {
+		b.err = &BootError{fmt.Sprintf("%s has %d MiB: kernel and modules are larger than any that is known", file, size/mebi)}
+		return nil
+	}
+	buf := bytes.NewBuffer(make([]byte, 0, size))
+	b.files[file] = buf
+	return buf
+}
+
+// kernel finds the one kernel and makes its initrd.
+func (b *bootFiles) kernel(o Options) (*Kernel, error) {
+	var versions []string
+	for _, file := range slices.Sorted(maps.Keys(b.files)) {
+		if v, ok := strings.CutPrefix(file, "boot/vmlinuz-"); ok {
+			versions = append(versions, v)
+		}
+	}
+	switch len(versions) {
+	case 0:
+		return nil, &BootError{"there is no kernel in the OS (no /boot/vmlinuz-…): add linux-image-cloud-" + o.Arch + " to its packages"}
+	case 1:
+	default:
+		return nil, &BootError{"there are several kernels in the OS: " + strings.Join(versions, ", ") + ": keep one"}
+	}
+	version := versions[0]
+	modules := initrd.Modules{Files: make(map[string][]byte)}
+	for file, content := range b.files {
+		v, rest, ok := modulePath(file)
+		switch {
+		case !ok || v != version:
+		case rest == "modules.builtin":
+			modules.Builtin = strings.Fields(content.String())
+		default:
+			modules.Files[rest] = content.Bytes()
+		}
+	}
+	selected, err := modules.Select()
+	if err != nil {
+		return nil, &BootError{fmt.Sprintf("kernel %s: %v", version, err)}
+	}
+	program, err := initrd.Init(o.Arch)
+	if err != nil {
+		return nil, err
+	}
+	ram, err := initrd.New(program, selected, o.Time)
+	if err != nil {
+		return nil, err
+	}
+	cmdline := fmt.Sprintf("root=PARTUUID=%s rw console=tty0 console=%s", gpt.GUID(o.identifier("root")), arches[o.Arch].console)
+	if o.Cmdline != "" {
+		cmdline += " " + o.Cmdline
+	}
+	return &Kernel{Version: version, Image: b.files["boot/vmlinuz-"+version].Bytes(), Initrd: ram, Cmdline: cmdline}, nil
+}
+
+// program makes the UEFI program.
+func (b *bootFiles) program(k *Kernel) ([]byte, error) {
+	stub := b.files[b.stub]
+	if stub == nil {
+		return nil, &BootError{"there is no UEFI stub in the OS (" + b.stub + "): add systemd-boot-efi to its packages"}
+	}
+	sections := []uki.Section{
+		{Name: ".cmdline", Content: []byte(k.Cmdline)}, {Name: ".uname", Content: []byte(k.Version)},
+		{Name: ".initrd", Content: k.Initrd}, {Name: ".linux", Content: k.Image},
+	}
+	if release := b.files["usr/lib/os-release"]; release != nil && release.Len() > 0 {
+		sections = slices.Insert(sections, 0, uki.Section{Name: ".osrel", Content: release.Bytes()})
+	}
+	program, err := uki.New(stub.Bytes(), sections)
+	if err != nil {
+		return nil, &BootError{path.Base(b.stub) + ": " + err.Error()}
+	}
+	return program, nil
+}

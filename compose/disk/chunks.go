@@ -1,0 +1,332 @@
+package disk
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"hash"
+	"hash/crc32"
+	"slices"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
+)
+
+const (
+	grain     = 64 << 10 // what chunks are made of
+	maxGrains = 16       // of a chunk: 1 MiB
+	// LayerSize is the size of a layer in bytes, until there would be more than MaxLayers.
+	LayerSize = 64 << 20
+	// MaxLayers keeps the manifest of the largest disk below what registries take.
+	MaxLayers = 16 << 10
+)
+
+// LayerSizeOf returns the size of the layers of a disk: LayerSize, doubled as often as it takes.
+func LayerSizeOf(size int64) int64 {
+	n := int64(LayerSize)
+	for (size+n-1)/n > MaxLayers {
+		n *= 2
+	}
+	return n
+}
+
+// Layer is a run of the disk as a blob: all have the disk's layer size but the last.
+type Layer struct {
+	Digest digest.Digest
+	Size   int64
+	Parts  []Part
+}
+
+// Part is a run of a layer: a piece, or a hole of zeros when it has no digest.
+type Part struct {
+	Digest digest.Digest
+	Size   int64 // in bytes
+}
+
+// Chunks cuts what is written to a disk into pieces and layers. Grains that are all zeros are holes. A chunk ends where a
+// grain's own bytes say so, after 1 MiB, or at a layer's end: the same run of grains makes the same pieces wherever it
+// stands on the disk.
+//
+// Writes may come in any order, but for this: a grain is written in one go, ascending.
+type Chunks struct {
+	size, layer int64
+	put         func(data []byte) (digest.Digest, error)
+
+	at     int64  // where the open chunk begins
+	open   []byte // its bytes, from at on; nil: none is open
+	chunks []chunk
+
+	hashing *hashing
+	hashed  map[int64]hashed // by layer: those whose chunks have come in order
+	current int64            // layer that is being hashed; -1: none
+	end     int64            // of what has been hashed of it
+	count   int              // chunks in it
+}
+
+type chunk struct {
+	offset int64
+	Part
+}
+
+type hashed struct {
+	digest digest.Digest
+	chunks int
+}
+
+// NewChunks collects the chunks of a disk of size bytes. put stores a piece and names it; it keeps no reference to data.
+func NewChunks(size int64, put func(data []byte) (digest.Digest, error)) *Chunks {
+	return &Chunks{size: size, layer: LayerSizeOf(size), put: put, hashed: make(map[int64]hashed), current: -1, hashing: newHashing()}
+}
+
+// Close ends the hashing. It must be called, also after an error.
+func (c *Chunks) Close() { c.hashing.close() }
+
+// WriteAt takes bytes of the disk.
+func (c *Chunks) WriteAt(p []byte, off int64) (int, error) {
+	if off < 0 || int64(len(p)) > c.size-off {
+		return 0, fmt.Errorf("disk: %d bytes at %d of a disk of %d", len(p), off, c.size)
+	}
+	done := 0
+	for done < len(p) {
+		at := off + int64(done)
+		if c.open != nil && (at < c.at+int64(len(c.open)) || at >= c.at+roundUp(int64(len(c.open)), grain)+grain) {
+			if err := c.flush(); err != nil {
+				return done, err
+			}
+		}
+		if c.open == nil {
+			c.at = at / grain * grain
+			c.open = chunkBuffers.Get().(*[maxGrains * grain]byte)[:0]
+		}
+		// A gap within the grain, or up to the next one's beginning, is zeros.
+		for gap := at - c.at - int64(len(c.open)); gap > 0; gap = at - c.at - int64(len(c.open)) {
+			n := min(gap, grain-int64(len(c.open))%grain)
+			c.open = append(c.open, zeroGrain[:n]...)
+			if err := c.grown(); err != nil {
+				return done, err
+			}
+			if c.open == nil {
+				c.at, c.open = at/grain*grain, chunkBuffers.Get().(*[maxGrains * grain]byte)[:0]
+			}
+		}
+		n := min(len(p)-done, grain-len(c.open)%grain)
+		c.open = append(c.open, p[done:done+n]...)
+		done += n
+		if err := c.grown(); err != nil {
+			return done, err
+		}
+	}
+	return done, nil
+}
+
+var (
+	zeroGrain    [grain]byte
+	castagnoli   = crc32.MakeTable(crc32.Castagnoli)
+	chunkBuffers = sync.Pool{New: func() any { return new([maxGrains * grain]byte) }}
+)
+
+// grown looks at a grain that has become full: it may end the chunk.
+func (c *Chunks) grown() error {
+	n := len(c.open)
+	if n == 0 || n%grain != 0 {
+		return nil
+	}
+	last := c.open[n-grain:]
+	if bytes.Equal(last, zeroGrain[:]) {
+		c.open = c.open[:n-grain]
+		return c.flush()
+	}
+	// The checksum decides, so that after a change the ends fall into step again; every fourth, on the average.
+	if n == maxGrains*grain || crc32.Checksum(last, castagnoli)%4 == 0 || (c.at+int64(n))%c.layer == 0 {
+		return c.flush()
+	}
+	return nil
+}
+
+// flush ends the open chunk, padding its last grain.
+func (c *Chunks) flush() error {
+	if c.open == nil {
+		return nil
+	}
+	data := c.open
+	c.open = nil
+	if pad := roundUp(int64(len(data)), grain) - int64(len(data)); pad > 0 {
+		pad = min(pad, c.size-c.at-int64(len(data)))
+		data = append(data, zeroGrain[:pad]...)
+		if bytes.Equal(data[max(0, len(data)-grain):], zeroGrain[:min(len(data), grain)]) && len(data)%grain == 0 {
+			data = data[:len(data)-grain]
+		}
+	}
+	if len(data) == 0 {
+		chunkBuffers.Put((*[maxGrains * grain]byte)(data[:cap(data)]))
+		return nil
+	}
+	d, err := c.put(data)
+	if err != nil {
+		return err
+	}
+	c.chunks = append(c.chunks, chunk{c.at, Part{d, int64(len(data))}})
+	c.hash(c.at, data)
+	return nil
+}
+
+// hash feeds a chunk to its layer's hash when it comes in order.
+func (c *Chunks) hash(off int64, data []byte) {
+	layer := off / c.layer
+	if layer != c.current || off < c.end {
+		c.endLayer()
+		if _, seen := c.hashed[layer]; seen {
+			delete(c.hashed, layer) // out of order: read again in the end
+			c.hashed[layer] = hashed{}
+			chunkBuffers.Put((*[maxGrains * grain]byte)(data[:cap(data)]))
+			return
+		}
+		c.current, c.end, c.count = layer, layer*c.layer, 0
+		c.hashing.begin()
+	}
+	c.hashing.zeros(off - c.end)
+	c.hashing.data(data)
+	c.end = off + int64(len(data))
+	c.count++
+}
+
+func (c *Chunks) endLayer() {
+	if c.current < 0 {
+		return
+	}
+	c.hashing.zeros(min((c.current+1)*c.layer, c.size) - c.end)
+	c.hashed[c.current] = hashed{c.hashing.sum(), c.count}
+	c.current = -1
+}
+
+// Layers returns the layers of the whole disk, in order. get reads a piece back: for layers that were not written in
+// order.
+func (c *Chunks) Layers(ctx context.Context, get func(ctx context.Context, p Part) ([]byte, error)) ([]Layer, error) {
+	if err := c.flush(); err != nil {
+		return nil, err
+	}
+	c.endLayer()
+	slices.SortFunc(c.chunks, func(a, b chunk) int { return cmp.Compare(a.offset, b.offset) })
+	layers := make([]Layer, (c.size+c.layer-1)/c.layer)
+	rest := c.chunks
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(2)
+	for i := range layers {
+		l := &layers[i]
+		start := int64(i) * c.layer
+		l.Size = min(c.layer, c.size-start)
+		at, count := start, 0
+		for ; len(rest) > 0 && rest[0].offset < start+l.Size; rest = rest[1:] {
+			k := rest[0]
+			if k.offset < at {
+				g.Wait()
+				return nil, fmt.Errorf("disk: byte %d was written twice", k.offset)
+			}
+			if k.offset > at {
+				l.Parts = append(l.Parts, Part{Size: k.offset - at})
+			}
+			l.Parts = append(l.Parts, k.Part)
+			at = k.offset + k.Size
+			count++
+		}
+		if at < start+l.Size {
+			l.Parts = append(l.Parts, Part{Size: start + l.Size - at})
+		}
+		h := c.hashed[int64(i)]
+		switch {
+		case count == 0:
+			l.Digest = zeroDigest(l.Size)
+		case h.chunks == count:
+			l.Digest = h.digest
+		default:
+			g.Go(func() error { return l.hash(ctx, get) })
+		}
+	}
+	return layers, g.Wait()
+}
+
+// hash reads a layer's pieces.
+func (l *Layer) hash(ctx context.Context, get func(ctx context.Context, p Part) ([]byte, error)) error {
+	h := sha256.New()
+	for _, p := range l.Parts {
+		if p.Digest == "" {
+			hashZeros(h, p.Size)
+			continue
+		}
+		data, err := get(ctx, p)
+		if err != nil {
+			return fmt.Errorf("disk: piece %s: %w", p.Digest, err)
+		}
+		h.Write(data)
+	}
+	l.Digest = digest.NewDigest(digest.SHA256, h)
+	return nil
+}
+
+var zeroDigests sync.Map // size → func() digest.Digest
+
+// zeroDigest is the digest of size zeros; computed once for each size.
+func zeroDigest(size int64) digest.Digest {
+	once, _ := zeroDigests.LoadOrStore(size, sync.OnceValue(func() digest.Digest {
+		h := sha256.New()
+		hashZeros(h, size)
+		return digest.NewDigest(digest.SHA256, h)
+	}))
+	return once.(func() digest.Digest)()
+}
+
+func hashZeros(h hash.Hash, n int64) {
+	for ; n > 0; n -= grain {
+		h.Write(zeroGrain[:min(n, grain)])
+	}
+}
+
+func roundUp(n, to int64) int64 { return (n + to - 1) / to * to }
+
+// hashing is a goroutine that hashes one layer after the other, beside the one that writes.
+type hashing struct {
+	work chan func(h hash.Hash)
+	done chan struct{}
+}
+
+func newHashing() *hashing {
+	w := &hashing{work: make(chan func(hash.Hash), 8), done: make(chan struct{})}
+	go func() {
+		defer close(w.done)
+		h := sha256.New()
+		for fn := range w.work {
+			fn(h)
+		}
+	}()
+	return w
+}
+
+func (w *hashing) close() {
+	close(w.work)
+	<-w.done
+}
+
+func (w *hashing) begin() { w.work <- func(h hash.Hash) { h.Reset() } }
+
+func (w *hashing) zeros(n int64) {
+	if n > 0 {
+		w.work <- func(h hash.Hash) { hashZeros(h, n) }
+	}
+}
+
+// data hashes a chunk and gives its buffer back.
+func (w *hashing) data(data []byte) {
+	w.work <- func(h hash.Hash) {
+		h.Write(data)
+		chunkBuffers.Put((*[maxGrains * grain]byte)(data[:cap(data)]))
+	}
+}
+
+func (w *hashing) sum() digest.Digest {
+	sum := make(chan digest.Digest)
+	w.work <- func(h hash.Hash) { sum <- digest.NewDigest(digest.SHA256, h) }
+	return <-sum
+}

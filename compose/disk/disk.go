@@ -1,0 +1,178 @@
+package disk
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+
+	"bakefarm/compose/disk/ext4"
+	"bakefarm/compose/disk/fat"
+	"bakefarm/compose/disk/gpt"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// How a disk starts.
+const (
+	BootUEFI   = "uefi"   // a unified kernel image on a system partition
+	BootDirect = "direct" // the kernel and its initrd are given to the virtual machine
+)
+
+const (
+	mebi      = 1 << 20
+	espStart  = 1 * mebi
+	rootStart = 64 * mebi
+	rootEnd   = 1 * mebi // what the backup table has at the end of the disk
+)
+
+// MinSize and MaxSize are how small and large a disk may be, in bytes.
+const (
+	MinSize = 128 * mebi
+	MaxSize = 16 << 40
+)
+
+// Options say what disk to make.
+type Options struct {
+	Size    int64         // in bytes, a multiple of 1 MiB
+	Arch    string        // Go's name: amd64, arm64
+	Boot    string        // BootUEFI or BootDirect
+	Seed    digest.Digest // identifiers come from it: the key of the OS
+	Cmdline string        // more for the kernel's command line
+	Time    int64         // Unix seconds, of everything that has no time of its own
+}
+
+// arches are what depends on the architecture.
+var arches = map[string]struct {
+	rootType gpt.GUID
+	program  string // at the place where firmware looks on removable media
+	stub     string // of systemd
+	console  string
+}{
+	"amd64": {gpt.TypeRootAMD64, "BOOTX64.EFI", "usr/lib/systemd/boot/efi/linuxx64.efi.stub", "ttyS0"},
+	"arm64": {gpt.TypeRootARM64, "BOOTAA64.EFI", "usr/lib/systemd/boot/efi/linuxaa64.efi.stub", "ttyAMA0"},
+}
+
+// Validate checks options by themselves.
+func (o Options) Validate() error {
+	switch _, known := arches[o.Arch]; {
+	case !known:
+		return fmt.Errorf("disk: architecture %q: want amd64 or arm64", o.Arch)
+	case o.Boot != BootUEFI && o.Boot != BootDirect:
+		return fmt.Errorf("disk: boot %q: want %s or %s", o.Boot, BootUEFI, BootDirect)
+	case o.Size < MinSize || o.Size > MaxSize || o.Size%mebi != 0:
+		return fmt.Errorf("disk: size %d: want whole MiB from %d MiB to 16 TiB", o.Size, MinSize/mebi)
+	}
+	return nil
+}
+
+// identifier is one of the disk's.
+func (o Options) identifier(of string) [16]byte {
+	sum := sha256.Sum256([]byte("bakefarm disk " + of + "\n" + o.Seed.String()))
+	return gpt.NewGUID([16]byte(sum[:16]))
+}
+
+// Builder makes one disk. It is used by one goroutine.
+type Builder struct {
+	Options
+	chunks *Chunks
+	root   *ext4.Writer
+	boot   *bootFiles
+}
+
+// New begins a disk whose chunks go to chunks.
+func New(o Options, chunks *Chunks) (*Builder, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	b := &Builder{Options: o, chunks: chunks, boot: newBootFiles(arches[o.Arch].stub)}
+	var err error
+	b.root, err = ext4.New(offset{chunks, rootStart}, ext4.Options{
+		Size: o.Size - rootStart - rootEnd, UUID: o.identifier("filesystem"), Label: "root", Time: o.Time,
+		Watch: b.boot.watch,
+	})
+	return b, err
+}
+
+// offset is a part of the disk.
+type offset struct {
+	out io.WriterAt
+	at  int64
+}
+
+func (o offset) WriteAt(p []byte, off int64) (int, error) { return o.out.WriteAt(p, o.at+off) }
+
+// Layer adds a layer's tar, from the bottom up.
+func (b *Builder) Layer(layer io.Reader) error {
+	if err := b.root.Layer(layer); err != nil {
+		return err
+	}
+	return b.boot.err
+}
+
+// Kernel is what starts the disk without firmware: the command line finds the root.
+type Kernel struct {
+	Version string
+	Image   []byte
+	Initrd  []byte
+	Cmdline string
+}
+
+// Finish writes everything else, and returns what starts the disk. An *ext4.NoRoom in the error says that the layers
+// don't fit, a *BootError what the OS has not.
+func (b *Builder) Finish() (*Kernel, error) {
+	if err := b.root.Finish(); err != nil {
+		var room *ext4.NoRoom
+		if errors.As(err, &room) {
+			return nil, fmt.Errorf("%w: give the disk a size of at least %d MiB", err, roundUp(room.Need+rootStart+rootEnd, 64*mebi)/mebi)
+		}
+		return nil, err
+	}
+	kernel, err := b.boot.kernel(b.Options)
+	if err != nil {
+		return nil, err
+	}
+	table := gpt.Table{GUID: b.identifier("disk")}
+	if b.Boot == BootUEFI {
+		program, err := b.boot.program(kernel)
+		if err != nil {
+			return nil, err
+		}
+		if err := b.systemPartition(program); err != nil {
+			return nil, err
+		}
+		table.Partitions = append(table.Partitions, gpt.Partition{
+			Type: gpt.TypeESP, GUID: b.identifier("esp"), Name: "esp", Start: espStart, Size: rootStart - espStart,
+		})
+	}
+	table.Partitions = append(table.Partitions, gpt.Partition{
+		Type: arches[b.Arch].rootType, GUID: b.identifier("root"), Name: "root", Start: rootStart, Size: b.Size - rootStart - rootEnd,
+	})
+	head, tail, err := table.Encode(b.Size)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := b.chunks.WriteAt(head, 0); err != nil {
+		return nil, err
+	}
+	_, err = b.chunks.WriteAt(tail, b.Size-gpt.TailSize)
+	return kernel, err
+}
+
+// systemPartition writes the ESP with one program.
+func (b *Builder) systemPartition(program []byte) error {
+	const size = rootStart - espStart
+	if need := fat.Space(int64(len(program))); need > size {
+		return &BootError{fmt.Sprintf("kernel and initrd have %d MiB: the system partition has room for %d", len(program)/mebi, size/mebi)}
+	}
+	id := b.identifier("esp")
+	return fat.Write(offset{b.chunks, espStart}, fat.Options{
+		Size: size, ID: uint32(id[0])<<24 | uint32(id[1])<<16 | uint32(id[2])<<8 | uint32(id[3]), Label: "ESP", Time: b.Time,
+	}, []fat.File{{Path: "EFI/BOOT/" + arches[b.Arch].program, Content: program}})
+}
+
+// Layers returns the disk's layers; see Chunks.Layers.
+func (b *Builder) Layers(ctx context.Context, get func(context.Context, Part) ([]byte, error)) ([]Layer, error) {
+	return b.chunks.Layers(ctx, get)
+}
