@@ -111,7 +111,7 @@ func loadModules() {
 		switch {
 		case err == nil, errors.Is(err, unix.EEXIST):
 			loaded++
-		case !errors.Is(err, unix.ENODEV):
+		case !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.ENOENT): // ENOENT: one that it builds on has no device
 			say("module " + filepath.Base(file) + ": " + err.Error())
 		}
 	}

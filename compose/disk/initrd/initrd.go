@@ -7,7 +7,6 @@ package initrd
 
 import (
 	"bytes"
-	"compress/gzip"
 	"debug/elf"
 	"embed"
 	"errors"
@@ -17,6 +16,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
 )

@@ -1,0 +1,160 @@
+package disk
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"bakefarm/compose"
+	"bakefarm/compose/disk/gpt"
+)
+
+// Machine says what a disk has beside the layers of the image: what makes a machine of it.
+type Machine struct {
+	Entrypoint []string // with its arguments; empty: no program is started
+	Env        map[string]string
+	User       string // as in an image's configuration: user, user:group, uid:gid
+	WorkingDir string
+	StopSignal string
+	// Packages are the names of the OS's packages.
+	Packages []string
+}
+
+// Service is the unit that runs the image's program.
+const Service = "app.service"
+
+// networkManagers configure the network by themselves.
+var networkManagers = []string{"cloud-init", "ifupdown", "netplan.io", "network-manager", "connman", "dhcpcd"}
+
+func (m Machine) has(names ...string) bool {
+	return slices.ContainsFunc(names, func(n string) bool { return slices.Contains(m.Packages, n) })
+}
+
+// Layer makes the layer's tar. It goes over the app's; what it needs are the units' own places, below etc.
+func (m Machine) Layer(o Options) ([]byte, error) {
+	const units = "etc/systemd/system/"
+	var files []compose.File
+	text := func(path, content string) { files = append(files, compose.Text(path, 0o644, []byte(content))) }
+	enable := func(unit, source, target string) {
+		files = append(files, compose.Symlink(units+target+".wants/"+unit, source))
+	}
+	// An identity of its own at the first start; and the units that presets enable, where no script has.
+	text("etc/machine-id", "uninitialized\n")
+	text("etc/fstab", "PARTUUID="+gpt.GUID(o.identifier("root")).String()+" / ext4 errors=remount-ro 0 1\n")
+	if len(m.Entrypoint) > 0 {
+		unit, err := m.unit()
+		if err != nil {
+			return nil, err
+		}
+		text(units+Service, unit)
+		enable(Service, "/"+units+Service, "multi-user.target")
+	}
+	if !m.has(networkManagers...) {
+		text("etc/systemd/network/80-ether.network", "# Every Ethernet interface asks for an address.\n[Match]\nType=ether\n\n[Network]\nDHCP=yes\n")
+		enable("systemd-networkd.service", "/lib/systemd/system/systemd-networkd.service", "multi-user.target")
+		if m.has("systemd-resolved") {
+			enable("systemd-resolved.service", "/lib/systemd/system/systemd-resolved.service", "multi-user.target")
+			files = append(files, compose.Symlink("etc/resolv.conf", "../run/systemd/resolve/stub-resolv.conf"))
+		}
+	}
+	if m.has("openssh-server") {
+		text(units+"ssh-hostkeys.service", `[Unit]
+Description=Host keys of this machine
+Before=ssh.service
+ConditionPathExists=!/etc/ssh/ssh_host_ed25519_key
+
+[Service]
+Type=oneshot
+ExecStart=/usr/bin/ssh-keygen -A
+
+[Install]
+WantedBy=multi-user.target
+`)
+		enable("ssh-hostkeys.service", "/"+units+"ssh-hostkeys.service", "multi-user.target")
+	}
+	if m.has("kmod") {
+		text(units+"module-index.service", `[Unit]
+Description=Index of the kernel's modules, where no script has made it
+DefaultDependencies=no
+After=local-fs.target
+Before=systemd-modules-load.service systemd-udev-trigger.service sysinit.target
+ConditionPathExists=!/lib/modules/%v/modules.dep.bin
+
+[Service]
+Type=oneshot
+ExecStart=/sbin/depmod
+
+[Install]
+WantedBy=sysinit.target
+`)
+		enable("module-index.service", "/"+units+"module-index.service", "sysinit.target")
+	}
+	head, err := compose.Head(nil, files)
+	if err != nil {
+		return nil, err
+	}
+	return append(head, make([]byte, compose.TrailerSize)...), nil
+}
+
+// unit is the service of the image's program (systemd.service(5), systemd.exec(5)).
+func (m Machine) unit() (string, error) {
+	var b strings.Builder
+	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	var command []string
+	for _, arg := range m.Entrypoint {
+		word, err := quote(arg, true)
+		if err != nil {
+			return "", fmt.Errorf("entrypoint: %w", err)
+		}
+		command = append(command, word)
+	}
+	line("[Unit]\nDescription=The program of this image\nAfter=network.target\nStartLimitIntervalSec=0\n\n[Service]")
+	line("ExecStart=%s", strings.Join(command, " "))
+	line("Restart=always\nRestartSec=1s")
+	if m.User != "" {
+		user, group, _ := strings.Cut(m.User, ":")
+		if user != "" {
+			line("User=%s", user)
+		}
+		if group == "" && strings.Trim(user, "0123456789") == "" {
+			group = user // one that no passwd file has to know
+		}
+		if group != "" {
+			line("Group=%s", group)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(m.Env)) {
+		word, err := quote(name+"="+m.Env[name], false)
+		if err != nil {
+			return "", fmt.Errorf("env %s: %w", name, err)
+		}
+		line("Environment=%s", word)
+	}
+	directory := m.WorkingDir
+	if directory == "" {
+		directory = "/"
+	}
+	line("WorkingDirectory=%s", strings.ReplaceAll(directory, "%", "%%"))
+	if m.StopSignal != "" {
+		line("KillSignal=%s", m.StopSignal)
+	}
+	line("StandardOutput=journal+console\nStandardError=journal+console\n\n[Install]\nWantedBy=multi-user.target")
+	return b.String(), nil
+}
+
+var quoting = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`, "\t", `\t`, "%", "%%")
+
+// quote makes one word of a unit file's line. In commands a dollar sign would begin a variable.
+func quote(s string, command bool) (string, error) {
+	if bytes.ContainsRune([]byte(s), 0) {
+		return "", errors.New("has a NUL in it")
+	}
+	s = quoting.Replace(s)
+	if command {
+		s = strings.ReplaceAll(s, "$", "$$")
+	}
+	return `"` + s + `"`, nil
+}
