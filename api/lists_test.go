@@ -159,15 +159,15 @@ func TestImages(t *testing.T) {
 	s.Channel(t, "shop/checkout", "dev", first.Version)
 	s.Channel(t, "shop/web", "prod", second.Version) // of another name: says nothing about this one
 
-	page, err := s.client.Images(t.Context(), "", "", 2)
+	page, err := s.client.Images(t.Context(), client.ImageFilter{}, client.Order{}, "", 2)
 	if err != nil || len(page.Items) != 2 || page.Next == "" || page.Items[0].Version != second.Version {
 		t.Fatalf("%+v %v", page, err)
 	}
-	page, err = s.client.Images(t.Context(), "", page.Next, 2)
+	page, err = s.client.Images(t.Context(), client.ImageFilter{}, client.Order{}, page.Next, 2)
 	if err != nil || len(page.Items) != 1 || page.Next != "" || !slices.Equal(page.Items[0].Channels, []string{"dev", "prod"}) {
 		t.Errorf("%+v %v", page, err)
 	}
-	if page, err = s.client.Images(t.Context(), "shop/c*", "", 0); err != nil || len(page.Items) != 2 {
+	if page, err = s.client.Images(t.Context(), client.ImageFilter{Name: "shop/c*"}, client.Order{}, "", 0); err != nil || len(page.Items) != 2 {
 		t.Errorf("%+v %v", page, err)
 	}
 	for ref, version := range map[string]string{
@@ -246,7 +246,7 @@ func TestPlatforms(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	page, err := s.client.Images(t.Context(), "", "", 0)
+	page, err := s.client.Images(t.Context(), client.ImageFilter{}, client.Order{}, "", 0)
 	if err != nil || len(page.Items) != 8 {
 		t.Fatalf("%+v %v", page, err)
 	}

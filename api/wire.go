@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"bakefarm/farm"
+	"bakefarm/imagestore/catalog"
 	"bakefarm/imagestore/retention"
 	"bakefarm/recipe"
 
@@ -65,6 +66,28 @@ type CatalogImage struct {
 	Bake      string        `json:"bake"`
 	Channels  []string      `json:"channels" doc:"Channels that point to its version"`
 	CreatedAt time.Time     `json:"createdAt"`
+
+	Base     farm.Base         `json:"base" doc:"What it was built on"`
+	Labels   map[string]string `json:"labels,omitempty"`
+	Usage    Usage             `json:"usage"`
+	Pins     []farm.Pin        `json:"pins,omitempty" doc:"What keeps it by hand"`
+	Trash    *farm.Trash       `json:"trash,omitempty" doc:"It is to go: nothing resolves to it by a name any more"`
+	Packages []catalog.Package `json:"packages,omitempty" doc:"Packages that the question was about"`
+}
+
+// Usage says how a version is used. It may lag a minute behind.
+type Usage struct {
+	PulledAt    time.Time `json:"pulledAt,omitzero" doc:"Last time that an image of it was downloaded"`
+	ResolvedAt  time.Time `json:"resolvedAt,omitzero" doc:"Last time that a channel led somebody to it"`
+	DeployedAt  time.Time `json:"deployedAt,omitzero" doc:"Last time that somebody reported to run it"`
+	Deployments int       `json:"deployments" doc:"Instances that are reported to run it now"`
+}
+
+// Counts are numbers of images.
+type Counts struct {
+	Images   int            `json:"images"`
+	Versions int            `json:"versions"`
+	Groups   map[string]int `json:"groups,omitempty" doc:"Images by what was asked for; one may count in several"`
 }
 
 // Page is one page of a list. Next is the cursor of the following page; empty on the last.

@@ -39,7 +39,7 @@ func (f *testFarm) onS3() {
 	ctx, cancel := context.WithCancel(context.Background())
 	var following sync.WaitGroup
 	following.Go(func() {
-		if err := cat.Run(ctx, store.ReadIndex); err != nil {
+		if err := cat.Run(ctx, store.ReadIndex, nil); err != nil {
 			f.t.Errorf("catalog: %v", err)
 		}
 	})

@@ -39,10 +39,3 @@ type PackChange struct {
 	ID   string
 	Pack *Pack
 }
-
-// VersionChange is one change in the versions' bucket. Version is nil when the record was deleted.
-type VersionChange struct {
-	Seq     uint64
-	Key     string
-	Version *Version
-}

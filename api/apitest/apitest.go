@@ -58,7 +58,9 @@ func New(t testing.TB) *Farm {
 	t.Cleanup(func() { s3.Close() })
 	client, bucket, prefix, err := s3store.Dial("http://key:secret@127.0.0.1:1/images", s3.Transport())
 	must(err)
-	f.Catalog, err = catalog.Open("", f.Bus.Ledger(), versions{f.Bus.Versions}, f.Log)
+	f.Catalog, err = catalog.Open("", f.Bus.Ledger(), &catalog.Feeds{
+		Versions: f.Bus.Versions, Channels: f.Bus.Channels, Usage: f.Bus.Usage, Deployments: f.Bus.Deployments,
+	}, f.Log)
 	must(err)
 	f.Store, err = s3store.Open(t.Context(), s3store.Config{
 		Client: client, Bucket: bucket, Prefix: prefix, Ledger: f.Bus.Ledger(), Locator: f.Catalog, Writer: "test", Log: f.Log,
@@ -66,7 +68,7 @@ func New(t testing.TB) *Farm {
 	must(err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- f.Catalog.Run(ctx, f.Store.ReadIndex) }()
+	go func() { done <- f.Catalog.Run(ctx, f.Store.ReadIndex, catalog.ReadLocks(f.Store)) }()
 	t.Cleanup(func() {
 		f.Store.Close()
 		cancel()
@@ -85,16 +87,6 @@ func Log() *slog.Logger {
 		w = os.Stderr
 	}
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelDebug}))
-}
-
-// versions is the feed of versions as the catalog wants it.
-type versions struct{ *bus.Bucket[farm.Version] }
-
-// Follow implements catalog.Versions.
-func (v versions) Follow(ctx context.Context, after uint64, fn func(farm.VersionChange) error) error {
-	return v.Bucket.Follow(ctx, after, func(seq uint64, key string, version *farm.Version) error {
-		return fn(farm.VersionChange{Seq: seq, Key: key, Version: version})
-	})
 }
 
 // Put stores pieces.

@@ -224,16 +224,6 @@ func (c *Client) Lock(ctx context.Context, id string) (*recipe.Lock, error) {
 	return recipe.DecodeLock(raw)
 }
 
-// Images lists images, newest first. name is a glob over image names; empty lists all.
-func (c *Client) Images(ctx context.Context, name, cursor string, limit int) (api.Page[api.CatalogImage], error) {
-	return get[api.Page[api.CatalogImage]](ctx, c, "/v1/images", listQuery(cursor, limit, "name", name))
-}
-
-// Image shows the images of the version that ref resolves to: name, name:version, name:channel or name@digest.
-func (c *Client) Image(ctx context.Context, ref string) ([]api.CatalogImage, error) {
-	return get[[]api.CatalogImage](ctx, c, "/v1/images/"+segment(ref), nil)
-}
-
 // Channels lists channels; an empty name lists those of every image name.
 func (c *Client) Channels(ctx context.Context, name string) ([]api.Channel, error) {
 	return get[[]api.Channel](ctx, c, "/v1/channels", listQuery("", 0, "name", name))

@@ -11,7 +11,6 @@ import (
 	"bakefarm/bus"
 	"bakefarm/farm"
 	"bakefarm/imagestore"
-	"bakefarm/imagestore/catalog"
 	"bakefarm/worker/mirror"
 
 	"github.com/opencontainers/go-digest"
@@ -24,17 +23,6 @@ type ledger struct{ imagestore.Ledger }
 
 func (l ledger) Register(ctx context.Context, p farm.Pack) error {
 	return storeError(l.Ledger.Register(ctx, p))
-}
-
-// versions is the versions' bucket as a feed for the catalog.
-type versions struct{ *bus.Bucket[farm.Version] }
-
-var _ catalog.Versions = versions{}
-
-func (v versions) Follow(ctx context.Context, after uint64, fn func(farm.VersionChange) error) error {
-	return v.Bucket.Follow(ctx, after, func(seq uint64, key string, version *farm.Version) error {
-		return fn(farm.VersionChange{Seq: seq, Key: key, Version: version})
-	})
 }
 
 // tags is the tags' bucket as the image store's Tags.

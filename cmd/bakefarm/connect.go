@@ -68,11 +68,11 @@ func (s *settings) connect(p *program, data *dataDir, where storage, coordinates
 		packs = b.Ledger()
 	}
 	packs = ledger{packs}
-	var feed catalog.Versions
+	var feeds *catalog.Feeds
 	if coordinates {
-		feed = versions{b.Versions}
+		feeds = &catalog.Feeds{Versions: b.Versions, Channels: b.Channels, Usage: b.Usage, Deployments: b.Deployments}
 	}
-	index, err := catalog.Open(data.sub("catalog.db"), packs, feed, log)
+	index, err := catalog.Open(data.sub("catalog.db"), packs, feeds, log)
 	if err != nil {
 		return nil, err
 	}
@@ -102,7 +102,7 @@ func (s *settings) connect(p *program, data *dataDir, where storage, coordinates
 		return nil, err
 	}
 	p.closes("store", store.Close)
-	p.runs("catalog", func(ctx context.Context) error { return index.Run(ctx, store.ReadIndex) })
+	p.runs("catalog", func(ctx context.Context) error { return index.Run(ctx, store.ReadIndex, catalog.ReadLocks(store)) })
 	return &connections{b, store, index}, nil
 }
 

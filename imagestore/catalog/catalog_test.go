@@ -26,7 +26,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // world is a ledger, a versions feed, and the indexes of packs that lie in a store.
 type world struct {
 	ledger   *storetest.Ledger
-	versions storetest.Versions
+	versions *storetest.Feed[farm.Version]
 
 	mu      sync.Mutex
 	indexes map[string][]imagestore.Entry
@@ -35,7 +35,7 @@ type world struct {
 }
 
 func newWorld() *world {
-	return &world{ledger: storetest.NewLedger(), versions: storetest.NewVersions(), indexes: map[string][]imagestore.Entry{}}
+	return &world{ledger: storetest.NewLedger(), versions: storetest.NewFeed[farm.Version](), indexes: map[string][]imagestore.Entry{}}
 }
 
 func (w *world) readIndex(_ context.Context, p farm.Pack) ([]imagestore.Entry, error) {
@@ -78,13 +78,18 @@ func entries(texts ...string) []imagestore.Entry {
 // open opens a catalog and runs it until the test ends, or stop.
 func (w *world) open(t testing.TB, path string) (c *catalog.Catalog, stop func()) {
 	t.Helper()
-	c, err := catalog.Open(path, w.ledger, w.versions, nil)
+	c, err := catalog.Open(path, w.ledger, &catalog.Feeds{Versions: w.versions}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return c, running(t, c, func(ctx context.Context) error { return c.Run(ctx, w.readIndex, nil) })
+}
+
+// running runs a catalog until the test ends, or stop, which closes it.
+func running(t testing.TB, c *catalog.Catalog, run func(context.Context) error) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- c.Run(ctx, w.readIndex) }()
+	go func() { done <- run(ctx) }()
 	var once sync.Once
 	stop = func() {
 		once.Do(func() {
@@ -98,7 +103,7 @@ func (w *world) open(t testing.TB, path string) (c *catalog.Catalog, stop func()
 		})
 	}
 	t.Cleanup(stop)
-	return c, stop
+	return stop
 }
 
 // where returns the packs of texts, after catching up: "" for none, with ! when condemned.

@@ -13,8 +13,8 @@ import (
 
 const (
 	loaders    = 8      // indexes that are read from the store at the same time
-	ahead      = 64     // changes that are read ahead of the one that is projected
-	batch      = 64     // changes in one transaction, at most
+	ahead      = 128    // changes that are read ahead of the one that is projected
+	batch      = 512    // changes in one transaction, at most
 	batchRows  = 20_000 // entries in one transaction, about
 	retryFirst = 50 * time.Millisecond
 	retryMost  = 5 * time.Second

@@ -1,12 +1,14 @@
 package catalog
 
 import (
+	"cmp"
 	"context"
-	"database/sql"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,127 +18,240 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// ImageRow is an image and where it came from. (Image.Blobs is left out: RepoHasBlob answers for it.)
+// ImageRow is an image, where it came from, and how it is used. (Image.Blobs is left out: RepoHasBlob answers for it.)
 type ImageRow struct {
 	farm.Image
-	Version   string        `json:"version"`
-	Sequence  uint64        `json:"sequence"` // for display: the number of the version among those of its name
-	Bake      string        `json:"bake"`
-	Key       digest.Digest `json:"key"`
-	Lock      digest.Digest `json:"lock"`
-	CreatedAt time.Time     `json:"createdAt"`
-	Pins      []farm.Pin    `json:"pins,omitempty"`
-	Trash     *farm.Trash   `json:"trash,omitempty"`
+	Version   string
+	Sequence  uint64 // for display: the number of the version among those of its name
+	Bake      string
+	Key       digest.Digest
+	Lock      digest.Digest
+	CreatedAt time.Time
+
+	Pins  []farm.Pin
+	Trash *farm.Trash
+
+	Base     farm.Base
+	Labels   map[string]string // not to be changed
+	Channels []string          // that point to its version, sorted; not to be changed
+
+	// Usage of the version. PulledAt and the others are zero for what has never happened.
+	PulledAt, ResolvedAt, DeployedAt time.Time
+	Deployments                      int // that run the version: their leases have not ended
+
+	Packages []Package // that Filter.Packages found in it
 }
 
-// Filter says which images are asked for. Empty fields do not restrict.
-type Filter struct {
-	Name    string // of the image; * (any text, slashes too), ? and [a-z] are wildcards
-	Kind    string // "oci" or "disk"
-	Version string
-	Trashed bool // those in the trash; else those that are not
+// Sort is an order of images.
+type Sort string
 
-	Limit  int    // rows of a page: 1 to MaxPage; 0: MaxPage
-	Cursor string // where the page begins: what the page before returned
-}
+// The orders, each in the direction that people want first. Equal ones are listed newest first.
+const (
+	SortCreated  Sort = "created"  // newest first
+	SortName     Sort = "name"     // by letter
+	SortSize     Sort = "size"     // largest first
+	SortPulled   Sort = "pulled"   // last pulled first
+	SortDeployed Sort = "deployed" // last deployed first
+)
 
 // MaxPage is how many rows a page has at most.
 const MaxPage = 1000
 
-// ErrBadCursor says that the cursor was not made by Images.
-var ErrBadCursor = errors.New("bad cursor: give the one of the page before, or none")
+// Errors about a question.
+var (
+	ErrBadCursor  = errors.New("bad cursor: give the one of the page before, with the same order, or none")
+	ErrBadPattern = errors.New("bad pattern")
+	ErrBadSort    = errors.New("no such order")
+)
 
-// position is a row's place in the order of Images: what an opaque cursor holds.
+// position is a row's place in an order: what an opaque cursor holds. Rows that come and go don't move it.
 type position struct {
-	Created int64
-	Repo    string
-	Version string
-	Digest  imagestore.Sum
+	value   int64 // what is sorted by; 0 for created and name
+	created int64
+	name    string
+	version string
+	rank    int
 }
 
-func (p position) cursor() string {
-	b, _ := json.Marshal([]any{p.Created, p.Repo, p.Version, p.Digest[:]})
+// order is an order of positions.
+type order struct {
+	sort    Sort
+	reverse bool
+}
+
+func (o order) of(i *image) position {
+	p := position{created: i.of.created, name: i.of.name, version: i.of.version, rank: i.rank}
+	switch o.sort {
+	case SortSize:
+		p.value = i.size
+	case SortPulled:
+		if i.of.facts != nil {
+			p.value = i.of.facts.pulled
+		}
+	case SortDeployed:
+		if i.of.facts != nil {
+			p.value = i.of.facts.deployed
+		}
+	}
+	return p
+}
+
+func (o order) compare(a, b position) int {
+	var c int
+	if o.sort == SortName {
+		c = strings.Compare(a.name, b.name)
+	} else {
+		c = cmp.Compare(b.value, a.value)
+	}
+	if c == 0 {
+		c = cmp.Or(cmp.Compare(b.created, a.created), strings.Compare(a.name, b.name), strings.Compare(a.version, b.version), a.rank-b.rank)
+	}
+	if o.reverse {
+		return -c
+	}
+	return c
+}
+
+func (o order) cursor(p position) string {
+	b, err := json.Marshal([]any{o.sort, o.reverse, p.value, p.created, p.name, p.version, p.rank})
+	if err != nil {
+		panic("catalog: a position always encodes: " + err.Error())
+	}
 	return base64.RawURLEncoding.EncodeToString(b)
 }
 
-func parseCursor(s string) (p position, err error) {
+func (o order) parse(s string) (p position, err error) {
 	b, err := base64.RawURLEncoding.DecodeString(s)
 	if err != nil || len(s) > 1024 {
 		return p, ErrBadCursor
 	}
-	var sum []byte
-	fields := []any{&p.Created, &p.Repo, &p.Version, &sum}
-	if json.Unmarshal(b, &fields) != nil || len(fields) != 4 || len(sum) != len(p.Digest) {
+	var of order
+	fields := []any{&of.sort, &of.reverse, &p.value, &p.created, &p.name, &p.version, &p.rank}
+	if json.Unmarshal(b, &fields) != nil || len(fields) != 7 || of != o {
 		return p, ErrBadCursor
 	}
-	p.Digest = imagestore.Sum(sum)
 	return p, nil
 }
 
-// Images lists images, newest first, and the cursor of the next page; it is empty after the last.
+// Images lists images, and the cursor of the next page, which is empty after the last. A row that keeps its place in
+// the order is listed once over all pages, whatever else comes and goes; one that is pulled or deployed between two pages
+// of an order by that may be listed twice, or not.
 func (c *Catalog) Images(ctx context.Context, f Filter) ([]ImageRow, string, error) {
 	if f.Limit < 0 || f.Limit > MaxPage {
 		return nil, "", fmt.Errorf("limit %d: want 1 to %d", f.Limit, MaxPage)
 	}
-	if f.Limit == 0 {
-		f.Limit = MaxPage
+	limit := cmp.Or(f.Limit, MaxPage)
+	o := order{cmp.Or(f.Sort, SortCreated), f.Reverse}
+	if !slices.Contains([]Sort{SortCreated, SortName, SortSize, SortPulled, SortDeployed}, o.sort) {
+		return nil, "", fmt.Errorf("%w as %q: want created, name, size, pulled or deployed", ErrBadSort, clip(string(o.sort)))
 	}
-	var where []string
-	var args []any
-	add := func(condition string, values ...any) {
-		where, args = append(where, condition), append(args, values...)
-	}
-	add("trashed = ?", f.Trashed)
-	switch {
-	case strings.ContainsAny(f.Name, "*?["):
-		add("repo GLOB ?", f.Name)
-	case f.Name != "":
-		add("repo = ?", f.Name)
-	}
-	if f.Kind != "" {
-		add("kind = ?", f.Kind)
-	}
-	if f.Version != "" {
-		add("version = ?", f.Version)
-	}
+	var after *position
 	if f.Cursor != "" {
-		p, err := parseCursor(f.Cursor)
+		p, err := o.parse(f.Cursor)
 		if err != nil {
 			return nil, "", err
 		}
-		add("(created, repo, version, digest) < (?, ?, ?, ?)", p.Created, p.Repo, p.Version, p.Digest[:])
+		after = &p
 	}
-	query := "SELECT created, repo, version, digest, row FROM images"
-	if len(where) > 0 {
-		query += " WHERE " + strings.Join(where, " AND ")
-	}
-	query += " ORDER BY created DESC, repo DESC, version DESC, digest DESC LIMIT ?"
-	rows, err := c.db.read.QueryContext(ctx, query, append(args, f.Limit+1)...)
+	q, err := c.compile(ctx, f)
 	if err != nil {
-		return nil, "", fmt.Errorf("list images: %w", err)
+		return nil, "", err
 	}
-	defer rows.Close()
-	var found []ImageRow
-	var last position
-	for rows.Next() {
-		if len(found) == f.Limit {
-			return found, last.cursor(), nil
-		}
-		var sum, text []byte
-		if err := rows.Scan(&last.Created, &last.Repo, &last.Version, &sum, &text); err != nil {
-			return nil, "", fmt.Errorf("list images: %w", err)
-		}
-		copy(last.Digest[:], sum)
-		var row ImageRow
-		if err := json.Unmarshal(text, &row); err != nil {
-			return nil, "", fmt.Errorf("list images: %w", err)
-		}
-		found = append(found, row)
+	c.index.mu.RLock()
+	defer c.index.mu.RUnlock()
+	best := c.index.first(f, q.match, o, after, limit+1)
+	next := ""
+	if len(best) > limit {
+		best = best[:limit]
+		next = o.cursor(o.of(best[limit-1]))
 	}
-	if err := rows.Err(); err != nil {
-		return nil, "", fmt.Errorf("list images: %w", err)
+	now := time.Now()
+	rows := make([]ImageRow, len(best))
+	for n, i := range best {
+		rows[n] = c.index.row(i, now)
+		for _, found := range q.packages {
+			rows[n].Packages = append(rows[n].Packages, found.in(i.sets)...)
+		}
 	}
-	return found, "", nil
+	return rows, next, nil
+}
+
+// first finds the first n images that match, in order, after a position.
+func (x *index) first(f Filter, match func(*image) bool, o order, after *position, n int) []*image {
+	type placed struct {
+		*image
+		position
+	}
+	compare := func(a, b placed) int { return o.compare(a.position, b.position) }
+	var best []placed
+	full := 2*n + 100
+	x.each(f, func(i *image) bool {
+		if !match(i) {
+			return true
+		}
+		p := placed{i, o.of(i)}
+		if after != nil && o.compare(p.position, *after) <= 0 {
+			return true
+		}
+		best = append(best, p)
+		if o == (order{SortCreated, false}) && !f.oneName() {
+			return len(best) < n // they come in this order
+		}
+		if len(best) == full {
+			slices.SortFunc(best, compare)
+			best = best[:n]
+		}
+		return true
+	})
+	slices.SortFunc(best, compare)
+	images := make([]*image, min(n, len(best)))
+	for n := range images {
+		images[n] = best[n].image
+	}
+	return images
+}
+
+// oneName reports whether the filter asks for one name alone.
+func (f Filter) oneName() bool { return f.Name != "" && !strings.ContainsAny(f.Name, wildcards) }
+
+// each calls fn for the images of the filter's name, or all in the order of SortCreated, until it returns false.
+func (x *index) each(f Filter, fn func(*image) bool) {
+	if f.oneName() {
+		if r := x.repos[f.Name]; r != nil {
+			for _, v := range r.versions {
+				for _, i := range v.images {
+					if !fn(i) {
+						return
+					}
+				}
+			}
+		}
+		return
+	}
+	for _, i := range slices.Backward(x.images) {
+		if !fn(i) {
+			return
+		}
+	}
+}
+
+// row makes the answer's form of an image.
+func (x *index) row(i *image, now time.Time) ImageRow {
+	v := i.of
+	r := ImageRow{
+		Image: farm.Image{
+			Name: v.name, Digest: i.digest(), MediaType: i.mediaType, Kind: i.kind, Platform: i.platform, Format: i.format,
+			Size: i.size, Ref: v.name + ":" + v.version,
+		},
+		Version: v.version, Sequence: v.sequence, Bake: v.bake, Key: v.bakeKey, Lock: v.lock, CreatedAt: instant(v.created),
+		Pins: v.pins, Trash: v.trash, Base: v.base, Labels: v.labels,
+	}
+	if f := v.facts; f != nil {
+		r.Channels = f.channels
+		r.PulledAt, r.ResolvedAt, r.DeployedAt = instant(f.pulled), instant(f.resolved), instant(f.deployed)
+		r.Deployments = x.live(v, now)
+	}
+	return r
 }
 
 // Image finds the image of a reference: name@digest, name:version, or a name alone for its newest version. Of several
@@ -146,11 +261,13 @@ func (c *Catalog) Image(ctx context.Context, ref string) (ImageRow, error) {
 	if name, d, ok := strings.Cut(ref, "@"); ok {
 		return c.Manifest(ctx, name, digest.Digest(d))
 	}
-	name, version, ok := strings.Cut(ref, ":")
-	if ok {
-		return c.one(ctx, ref, "trashed = 0 AND repo = ? AND version = ?", name, version)
-	}
-	return c.one(ctx, ref, "trashed = 0 AND repo = ?", name)
+	name, wanted, _ := strings.Cut(ref, ":")
+	return c.one(ref, name, func(v *version) *image {
+		if v.trash == nil && (wanted == "" || v.version == wanted) {
+			return v.general()
+		}
+		return nil
+	})
 }
 
 // Resolve finds the manifest that a registry's client asks for within a repository: by digest, which must belong to it,
@@ -159,34 +276,52 @@ func (c *Catalog) Resolve(ctx context.Context, repo, reference string) (ImageRow
 	if strings.Contains(reference, ":") {
 		return c.Manifest(ctx, repo, digest.Digest(reference))
 	}
-	return c.one(ctx, repo+":"+reference, "trashed = 0 AND repo = ? AND version = ?", repo, reference)
+	return c.Image(ctx, repo+":"+reference)
 }
 
 // Manifest finds the image of that digest in a repository; imagestore.ErrNotFound when the repository has none.
-func (c *Catalog) Manifest(ctx context.Context, repo string, d digest.Digest) (ImageRow, error) {
+func (c *Catalog) Manifest(_ context.Context, repo string, d digest.Digest) (ImageRow, error) {
 	sum, err := imagestore.ParseDigest(d)
 	if err != nil {
 		return ImageRow{}, err
 	}
-	return c.one(ctx, repo+"@"+string(d), "repo = ? AND digest = ?", repo, sum[:])
+	ref := repo + "@" + string(d)
+	for _, trashed := range []bool{false, true} {
+		row, err := c.one(ref, repo, func(v *version) *image {
+			if at := slices.IndexFunc(v.images, func(i *image) bool { return i.sum == sum }); at >= 0 && (v.trash != nil) == trashed {
+				return v.images[at]
+			}
+			return nil
+		})
+		if err == nil {
+			return row, nil
+		}
+	}
+	return ImageRow{}, fmt.Errorf("image %s: %w", ref, imagestore.ErrNotFound)
 }
 
-// one finds the newest, and within a version the most general, of the images that meet the condition.
-func (c *Catalog) one(ctx context.Context, ref, condition string, args ...any) (ImageRow, error) {
-	var text []byte
-	err := c.db.read.QueryRowContext(ctx, "SELECT row FROM images WHERE "+condition+
-		" ORDER BY trashed, created DESC, version DESC, row ->> 'platform' != '', kind != 'oci', row ->> 'platform' LIMIT 1", args...).Scan(&text)
-	if errors.Is(err, sql.ErrNoRows) {
-		return ImageRow{}, fmt.Errorf("image %s: %w", ref, imagestore.ErrNotFound)
+// general is the image that stands for the version: the index, else an OCI image, else any.
+func (v *version) general() *image {
+	for _, i := range v.images {
+		if i.kind == farm.ImageOCI {
+			return i
+		}
 	}
-	if err != nil {
-		return ImageRow{}, fmt.Errorf("image %s: %w", ref, err)
+	return v.images[0]
+}
+
+// one picks an image of the newest version of a name that has one to pick.
+func (c *Catalog) one(ref, name string, pick func(*version) *image) (ImageRow, error) {
+	c.index.mu.RLock()
+	defer c.index.mu.RUnlock()
+	if r := c.index.repos[name]; r != nil {
+		for _, v := range slices.Backward(r.versions) {
+			if i := pick(v); i != nil {
+				return c.index.row(i, time.Now()), nil
+			}
+		}
 	}
-	var row ImageRow
-	if err := json.Unmarshal(text, &row); err != nil {
-		return ImageRow{}, fmt.Errorf("image %s: %w", ref, err)
-	}
-	return row, nil
+	return ImageRow{}, fmt.Errorf("image %s: %w", ref, imagestore.ErrNotFound)
 }
 
 // RepoHasBlob reports whether an image of the repository has, or is, the blob: only then may a reader of the repository
@@ -196,36 +331,112 @@ func (c *Catalog) RepoHasBlob(ctx context.Context, repo string, d digest.Digest)
 	if err != nil {
 		return false, err
 	}
+	c.index.mu.RLock()
+	r := c.index.repos[repo]
+	c.index.mu.RUnlock()
+	if r == nil {
+		return false, nil
+	}
 	var has bool
-	if err := c.db.read.QueryRowContext(ctx, "SELECT EXISTS (SELECT 1 FROM repo_blobs WHERE repo = ? AND digest = ?)", repo, sum[:]).Scan(&has); err != nil {
+	if err := c.db.read.QueryRowContext(ctx, "SELECT EXISTS (SELECT 1 FROM repo_blobs WHERE repo = ? AND digest = ?)", r.num, sum[:]).Scan(&has); err != nil {
 		return false, fmt.Errorf("blob %s in %s: %w", d, repo, err)
 	}
 	return has, nil
 }
 
 // Tags lists the versions of a repository, sorted by their text.
-func (c *Catalog) Tags(ctx context.Context, repo string) ([]string, error) {
-	return c.texts(ctx, "SELECT DISTINCT version FROM images WHERE trashed = 0 AND repo = ? ORDER BY version", repo)
+func (c *Catalog) Tags(_ context.Context, repo string) ([]string, error) {
+	c.index.mu.RLock()
+	defer c.index.mu.RUnlock()
+	var tags []string
+	if r := c.index.repos[repo]; r != nil {
+		for _, v := range r.versions {
+			if v.trash == nil {
+				tags = append(tags, v.version)
+			}
+		}
+	}
+	slices.Sort(tags)
+	return tags, nil
 }
 
 // Repos lists the repositories that have an image, sorted.
-func (c *Catalog) Repos(ctx context.Context) ([]string, error) {
-	return c.texts(ctx, "SELECT DISTINCT repo FROM images WHERE trashed = 0 ORDER BY repo")
+func (c *Catalog) Repos(context.Context) ([]string, error) {
+	c.index.mu.RLock()
+	defer c.index.mu.RUnlock()
+	var names []string
+	for name, r := range c.index.repos {
+		if slices.ContainsFunc(r.versions, func(v *version) bool { return v.trash == nil }) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names, nil
 }
 
-func (c *Catalog) texts(ctx context.Context, query string, args ...any) ([]string, error) {
-	rows, err := c.db.read.QueryContext(ctx, query, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var found []string
-	for rows.Next() {
-		var s string
-		if err := rows.Scan(&s); err != nil {
-			return nil, err
+// Groupings of Count.
+var groupings = map[string]func(*image) []string{
+	"name":     func(i *image) []string { return []string{i.of.name} },
+	"kind":     func(i *image) []string { return []string{i.kind} },
+	"platform": func(i *image) []string { return []string{cmp.Or(i.platform, "index")} },
+	"format":   func(i *image) []string { return []string{i.format} },
+	"base":     func(i *image) []string { return []string{i.of.base.Ref} },
+	"channel": func(i *image) []string {
+		if i.of.facts == nil {
+			return nil
 		}
-		found = append(found, s)
+		return i.of.facts.channels
+	},
+}
+
+// ErrBadGrouping says that images can't be counted so.
+var ErrBadGrouping = errors.New("no such grouping")
+
+// Counts are numbers of images.
+type Counts struct {
+	Images   int
+	Versions int
+	Groups   map[string]int // images by group; one in several groups counts in each
+}
+
+// Count counts the images of a filter, whose order and page don't matter; by name, kind, platform, format, base, channel or
+// label:KEY, or only all of them when by is empty.
+func (c *Catalog) Count(ctx context.Context, f Filter, by string) (Counts, error) {
+	group := groupings[by]
+	if key, ok := strings.CutPrefix(by, "label:"); ok {
+		group = func(i *image) []string {
+			if value, ok := i.of.labels[key]; ok {
+				return []string{value}
+			}
+			return nil
+		}
 	}
-	return found, rows.Err()
+	if group == nil && by != "" {
+		return Counts{}, fmt.Errorf("%w as %q: want label:KEY or %s", ErrBadGrouping, clip(by), strings.Join(slices.Sorted(maps.Keys(groupings)), ", "))
+	}
+	q, err := c.compile(ctx, f)
+	if err != nil {
+		return Counts{}, err
+	}
+	counts := Counts{}
+	if group != nil {
+		counts.Groups = map[string]int{}
+	}
+	c.index.mu.RLock()
+	defer c.index.mu.RUnlock()
+	seen := map[*version]bool{}
+	c.index.each(f, func(i *image) bool {
+		if q.match(i) {
+			counts.Images++
+			seen[i.of] = true
+			if group != nil {
+				for _, g := range group(i) {
+					counts.Groups[g]++
+				}
+			}
+		}
+		return true
+	})
+	counts.Versions = len(seen)
+	return counts, nil
 }

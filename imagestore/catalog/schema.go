@@ -13,9 +13,10 @@ import (
 )
 
 // schemaVersion is raised with every change of schema, or of what is projected into it. Files of another are made anew.
-const schemaVersion = 2
+const schemaVersion = 3
 
-// Digests are blobs of 32 bytes. entries has no index by pack: see sweep. Numbers of packs are never used again.
+// Digests are blobs of 32 bytes. entries has no index by pack: see sweep. Numbers of packs and of package sets are never
+// used again.
 const schema = `
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE packs (
@@ -33,29 +34,43 @@ CREATE TABLE entries (
 	piece     BLOB,
 	PRIMARY KEY (digest, composite, pack)
 ) WITHOUT ROWID;
-CREATE TABLE images (
-	vkey     TEXT NOT NULL,
-	repo     TEXT NOT NULL,
-	digest   BLOB NOT NULL,
-	version  TEXT NOT NULL,
-	sequence INTEGER NOT NULL,
-	kind     TEXT NOT NULL,
-	created  INTEGER NOT NULL,
-	trashed  INTEGER NOT NULL,
-	row      TEXT NOT NULL,
-	PRIMARY KEY (repo, digest, vkey)
-) WITHOUT ROWID;
-CREATE INDEX images_newest ON images (created, repo, version, digest);
-CREATE INDEX images_repo ON images (repo, created, version, digest);
-CREATE INDEX images_version ON images (repo, version);
-CREATE INDEX images_vkey ON images (vkey);
+CREATE TABLE versions (
+	num INTEGER PRIMARY KEY,
+	key TEXT NOT NULL UNIQUE,
+	row TEXT NOT NULL
+);
+CREATE TABLE repos (num INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 CREATE TABLE repo_blobs (
-	repo   TEXT NOT NULL,
-	digest BLOB NOT NULL,
-	vkey   TEXT NOT NULL,
-	PRIMARY KEY (repo, digest, vkey)
+	repo    INTEGER NOT NULL,
+	digest  BLOB NOT NULL,
+	version INTEGER NOT NULL,
+	PRIMARY KEY (repo, digest, version)
 ) WITHOUT ROWID;
-CREATE INDEX repo_blobs_vkey ON repo_blobs (vkey);
+CREATE INDEX repo_blobs_version ON repo_blobs (version);
+CREATE TABLE packages (
+	num     INTEGER PRIMARY KEY,
+	name    TEXT NOT NULL,
+	arch    TEXT NOT NULL,
+	version TEXT NOT NULL,
+	UNIQUE (name, arch, version)
+);
+CREATE TABLE package_sets (
+	num      INTEGER PRIMARY KEY AUTOINCREMENT,
+	digest   BLOB NOT NULL UNIQUE,
+	packages BLOB NOT NULL
+);
+CREATE TABLE postings (
+	package INTEGER NOT NULL,
+	chunk   INTEGER NOT NULL,
+	bits    BLOB NOT NULL,
+	PRIMARY KEY (package, chunk)
+) WITHOUT ROWID;
+CREATE TABLE records (
+	feed TEXT NOT NULL,
+	key  TEXT NOT NULL,
+	row  TEXT NOT NULL,
+	PRIMARY KEY (feed, key)
+) WITHOUT ROWID;
 `
 
 // database is the file: one connection that writes, and some that read beside it. In memory it is one connection for all,

@@ -77,7 +77,7 @@ func (f *s3farm) open(t testing.TB) *s3store.Store {
 	s := f.openWith(t, index)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- index.Run(ctx, s.ReadIndex) }()
+	go func() { done <- index.Run(ctx, s.ReadIndex, nil) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -118,7 +118,7 @@ func (f *s3farm) index(t testing.TB) imagestore.Locator {
 	s := f.openWith(t, index)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- index.Run(ctx, s.ReadIndex) }()
+	go func() { done <- index.Run(ctx, s.ReadIndex, nil) }()
 	err = index.CatchUp(t.Context())
 	cancel()
 	if err := errors.Join(err, <-done); err != nil {

@@ -79,9 +79,9 @@ func (f *Feed[T]) Last(ctx context.Context) (uint64, error) {
 // Identity names the feed.
 func (f *Feed[T]) Identity(ctx context.Context) (string, error) { return f.identity, ctx.Err() }
 
-// Each calls fn for the latest change of every key after the sequence given, in order, and then for new ones until ctx
+// Follow calls fn for the latest change of every key after the sequence given, in order, and then for new ones until ctx
 // ends or fn fails.
-func (f *Feed[T]) Each(ctx context.Context, after uint64, fn func(seq uint64, key string, value *T) error) error {
+func (f *Feed[T]) Follow(ctx context.Context, after uint64, fn func(seq uint64, key string, value *T) error) error {
 	type change struct {
 		seq   uint64
 		key   string
@@ -150,7 +150,7 @@ func (l *Ledger) Register(ctx context.Context, p farm.Pack) error {
 
 // Follow calls fn for every pack's changes: see imagestore.Ledger.
 func (l *Ledger) Follow(ctx context.Context, after uint64, fn func(farm.PackChange) error) error {
-	return l.Each(ctx, after, func(seq uint64, key string, p *farm.Pack) error {
+	return l.Feed.Follow(ctx, after, func(seq uint64, key string, p *farm.Pack) error {
 		return fn(farm.PackChange{Seq: seq, ID: key, Pack: p})
 	})
 }
@@ -160,17 +160,4 @@ func (l *Ledger) Condemn(id string) {
 	p := *l.Get(id)
 	p.State = farm.PackCondemned
 	l.Set(id, &p)
-}
-
-// Versions is a feed of versions in memory.
-type Versions struct{ *Feed[farm.Version] }
-
-// NewVersions makes an empty one.
-func NewVersions() Versions { return Versions{NewFeed[farm.Version]()} }
-
-// Follow calls fn for every version's changes, as imagestore/catalog wants it.
-func (v Versions) Follow(ctx context.Context, after uint64, fn func(farm.VersionChange) error) error {
-	return v.Each(ctx, after, func(seq uint64, key string, value *farm.Version) error {
-		return fn(farm.VersionChange{Seq: seq, Key: key, Version: value})
-	})
 }

@@ -33,7 +33,7 @@ func NewStore(t testing.TB) *s3store.Store {
 
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	following := make(chan error, 1)
-	go func() { following <- index.Run(ctx, store.ReadIndex) }()
+	go func() { following <- index.Run(ctx, store.ReadIndex, nil) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-following; err != nil {

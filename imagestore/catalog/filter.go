@@ -1,0 +1,288 @@
+package catalog
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+
+	"bakefarm/farm"
+)
+
+// Filter says which images are asked for. Empty fields do not restrict; an image must meet all others.
+type Filter struct {
+	Name     string // of the image; * (any text, slashes too), ? and [a-z] are wildcards
+	Kind     string // "oci" or "disk"
+	Platform string // "linux/amd64"; "index" for the indexes over several platforms
+	Format   string
+	Version  string
+	Channel  string   // that points to it; * and ? are wildcards
+	Labels   []string // "key" or "key=value", with wildcards in the value; all of them
+	Text     string   // words that must all stand somewhere in its row
+
+	Created  Range
+	Pulled   Range
+	Resolved Range
+	Deployed Range
+	// Running: an instance reports to run it, and its lease has not ended.
+	Running bool
+	Trashed bool // those in the trash; else those that are not
+	Pinned  bool // only those with a pin or a hold
+
+	Base     string // what it was built on, directly or not: debian:bookworm, a name, a reference; with wildcards
+	Parent   string // what it was built on directly
+	Packages []PackageQuery
+
+	Sort    Sort // SortCreated when empty
+	Reverse bool // the other way round
+	Limit   int  // rows of a page: 1 to MaxPage; 0: MaxPage
+	// Cursor is where the page begins: what the page before returned, for the same Sort and Reverse.
+	Cursor string
+}
+
+// Range is a range of times: from After on, before Before. A zero time is no limit. What has never happened is before
+// every time, and never after one.
+type Range struct{ After, Before time.Time }
+
+func (r Range) empty() bool { return r.After.IsZero() && r.Before.IsZero() }
+
+func (r Range) has(ns int64) bool {
+	return (r.After.IsZero() || ns >= r.After.UnixNano() && ns != 0) && (r.Before.IsZero() || ns < r.Before.UnixNano())
+}
+
+// query is a Filter made ready.
+type query struct {
+	match    func(*image) bool
+	packages []*found // by Filter.Packages
+}
+
+// compile makes a filter ready for one pass over the index, which must be read-locked for the pass and not before: the
+// packages' sets are looked up here. The functions that it returns are for one goroutine.
+func (c *Catalog) compile(ctx context.Context, f Filter) (*query, error) {
+	q := &query{}
+	var tests []func(*image) bool
+	add := func(test func(*image) bool) { tests = append(tests, test) }
+	exactly := func(want string, of func(*image) string) {
+		if want != "" {
+			add(func(i *image) bool { return of(i) == want })
+		}
+	}
+	exactly(f.Kind, func(i *image) string { return i.kind })
+	exactly(f.Format, func(i *image) string { return i.format })
+	exactly(f.Version, func(i *image) string { return i.of.version })
+	if f.Platform == "index" {
+		add(func(i *image) bool { return i.platform == "" && i.kind == farm.ImageOCI })
+	} else {
+		exactly(f.Platform, func(i *image) string { return i.platform })
+	}
+	for _, r := range []struct {
+		Range
+		of func(*facts) int64
+	}{
+		{f.Pulled, func(f *facts) int64 { return f.pulled }},
+		{f.Resolved, func(f *facts) int64 { return f.resolved }},
+		{f.Deployed, func(f *facts) int64 { return f.deployed }},
+	} {
+		if !r.empty() {
+			add(func(i *image) bool {
+				return i.of.facts == nil && r.has(0) || i.of.facts != nil && r.has(r.of(i.of.facts))
+			})
+		}
+	}
+	if !f.Created.empty() {
+		add(func(i *image) bool { return f.Created.has(i.of.created) })
+	}
+	add(func(i *image) bool { return (i.of.trash != nil) == f.Trashed })
+	if f.Pinned {
+		add(func(i *image) bool { return len(i.of.pins) > 0 })
+	}
+	if f.Running {
+		now := time.Now()
+		add(func(i *image) bool { return c.index.live(i.of, now) > 0 })
+	}
+	if f.Channel != "" {
+		match, err := glob(f.Channel)
+		if err != nil {
+			return nil, fmt.Errorf("channel: %w", err)
+		}
+		add(func(i *image) bool {
+			if i.of.facts == nil {
+				return false
+			}
+			for _, channel := range i.of.facts.channels {
+				if match(channel) {
+					return true
+				}
+			}
+			return false
+		})
+	}
+	for _, label := range f.Labels {
+		test, err := hasLabel(label)
+		if err != nil {
+			return nil, err
+		}
+		add(test)
+	}
+	if strings.ContainsAny(f.Name, wildcards) { // else the repository is looked up
+		match, err := glob(f.Name)
+		if err != nil {
+			return nil, fmt.Errorf("name: %w", err)
+		}
+		add(perKey(func(i *image) *repo { return i.of.repo }, func(r *repo) bool { return match(r.name) }))
+	}
+	for _, word := range strings.Fields(strings.ToLower(f.Text)) {
+		add(hasWord(word))
+	}
+	if err := c.index.compileBase(f, add); err != nil {
+		return nil, err
+	}
+	for _, p := range f.Packages {
+		found, err := c.find(ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		q.packages = append(q.packages, found)
+		add(func(i *image) bool { return found.any.hasAny(i.sets) })
+	}
+	q.match = func(i *image) bool {
+		for _, test := range tests {
+			if !test(i) {
+				return false
+			}
+		}
+		return true
+	}
+	return q, nil
+}
+
+// perKey makes a test out of one that is asked once for each key.
+func perKey[K comparable](of func(*image) K, test func(K) bool) func(*image) bool {
+	known := map[K]bool{}
+	return func(i *image) bool {
+		key := of(i)
+		answer, ok := known[key]
+		if !ok {
+			answer = test(key)
+			known[key] = answer
+		}
+		return answer
+	}
+}
+
+func hasLabel(label string) (func(*image) bool, error) {
+	key, value, given := strings.Cut(label, "=")
+	if key == "" {
+		return nil, fmt.Errorf("%w: label %q: write key or key=value", ErrBadPattern, clip(label))
+	}
+	match, err := glob(value)
+	if err != nil {
+		return nil, fmt.Errorf("label %s: %w", clip(key), err)
+	}
+	return func(i *image) bool {
+		have, ok := i.of.labels[key]
+		return ok && (!given || match(have))
+	}, nil
+}
+
+// hasWord finds a word, which is in lower case, in what a row says.
+func hasWord(word string) func(*image) bool {
+	in := func(s string) bool { return strings.Contains(strings.ToLower(s), word) }
+	inRepo := perKey(func(i *image) *repo { return i.of.repo }, func(r *repo) bool { return in(r.name) })
+	inBase := perKey(func(i *image) string { return i.of.base.Ref }, in)
+	inKind := perKey(func(i *image) [2]string { return [2]string{i.kind, i.platform} }, func(k [2]string) bool { return in(k[0]) || in(k[1]) })
+	digestPart := strings.TrimPrefix(word, "sha256:")
+	isHex := len(digestPart) >= 4 && len(digestPart) <= 64 && strings.Trim(digestPart, "0123456789abcdef") == ""
+	return func(i *image) bool {
+		if inRepo(i) || inBase(i) || inKind(i) || strings.Contains(i.of.version, word) || in(i.of.bake) {
+			return true
+		}
+		if isHex && strings.HasPrefix(hex.EncodeToString(i.sum[:]), digestPart) {
+			return true
+		}
+		for key, value := range i.of.labels {
+			if in(key) || in(value) {
+				return true
+			}
+		}
+		if i.of.facts != nil {
+			for _, channel := range i.of.facts.channels {
+				if in(channel) {
+					return true
+				}
+			}
+		}
+		return false
+	}
+}
+
+// compileBase adds the tests for what an image was built on.
+func (x *index) compileBase(f Filter, add func(func(*image) bool)) error {
+	for _, ask := range []struct {
+		what, pattern string
+		deep          bool
+	}{{"base", f.Base, true}, {"parent", f.Parent, false}} {
+		if ask.pattern == "" {
+			continue
+		}
+		match, err := glob(ask.pattern)
+		if err != nil {
+			return fmt.Errorf("%s: %w", ask.what, err)
+		}
+		direct := func(b farm.Base) bool {
+			return match(b.Ref) || b.Name != "" && (match(b.Name) || match(b.Name+":"+b.Version))
+		}
+		add(perKey(func(i *image) *version { return i.of }, func(v *version) bool {
+			for steps := 0; v != nil && steps < maxAncestors; steps++ {
+				if direct(v.base) {
+					return true
+				}
+				if !ask.deep {
+					return false
+				}
+				v = x.versions[v.parent()]
+			}
+			return false
+		}))
+	}
+	return nil
+}
+
+// maxAncestors bounds every walk along ancestors.
+const maxAncestors = 1000
+
+// wildcards are the characters by which a pattern differs from a plain text.
+const wildcards = "*?["
+
+var character = regexp.MustCompile(`\[\^?[^\]\\[]+\]`)
+
+// glob compiles a pattern in which * is any text, ? any character, and [a-z] one of some.
+func glob(pattern string) (func(string) bool, error) {
+	if !strings.ContainsAny(pattern, wildcards) {
+		return func(s string) bool { return s == pattern }, nil
+	}
+	var b strings.Builder
+	b.WriteString("^(?s:")
+	quote := func(s string) {
+		b.WriteString(strings.NewReplacer(`\*`, `.*`, `\?`, `.`).Replace(regexp.QuoteMeta(s)))
+	}
+	rest := pattern
+	for {
+		at := character.FindStringIndex(rest)
+		if at == nil {
+			break
+		}
+		quote(rest[:at[0]])
+		b.WriteString(rest[at[0]:at[1]])
+		rest = rest[at[1]:]
+	}
+	quote(rest)
+	b.WriteString(")$")
+	re, err := regexp.Compile(b.String())
+	if err != nil {
+		return nil, fmt.Errorf("%w: %q: * is any text, ? any character, [a-z] one of some", ErrBadPattern, clip(pattern))
+	}
+	return re.MatchString, nil
+}
