@@ -71,11 +71,11 @@ func (c *Catalog) once(ctx context.Context, f feed) error {
 		return err
 	}
 	if made != identity || after > last {
-		if made != "" {
+		if made != "" { // else it is empty, but for what has been announced since it was opened
 			c.log.Info("catalog is made anew", "feed", f.name, "was", made, "is", identity, "at", after, "newest", last)
-		}
-		if err := f.reset(ctx); err != nil {
-			return fmt.Errorf("empty the catalog of %s: %w", f.name, err)
+			if err := f.reset(ctx); err != nil {
+				return fmt.Errorf("empty the catalog of %s: %w", f.name, err)
+			}
 		}
 		if err := errors.Join(
 			setMeta(ctx, c.db.write, f.name+".seq", 0),
