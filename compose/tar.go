@@ -124,6 +124,23 @@ func (e Entry) Header() ([]byte, error) {
 	return buf.Bytes(), nil
 }
 
+// EntryOf is the entry that a header of a member says: the inverse of Entry.Header.
+func EntryOf(h *tar.Header) Entry {
+	e := Entry{
+		Path: strings.TrimSuffix(h.Name, "/"), Type: h.Typeflag, Mode: h.Mode, UID: h.Uid, GID: h.Gid, ModTime: h.ModTime.Unix(),
+		Size: h.Size, Link: h.Linkname, Major: h.Devmajor, Minor: h.Devminor,
+	}
+	for k, v := range h.PAXRecords {
+		if name, ok := strings.CutPrefix(k, xattrPrefix); ok {
+			if e.Xattrs == nil {
+				e.Xattrs = map[string]string{}
+			}
+			e.Xattrs[name] = v
+		}
+	}
+	return e
+}
+
 // WriteEntry writes a whole entry: header, content and padding. Content must have exactly e.Size bytes and may be nil
 // when that is 0.
 func WriteEntry(w io.Writer, e Entry, content io.Reader) error {

@@ -124,6 +124,9 @@ func failure(s farm.Shard) string {
 	if strings.HasPrefix(s.Error, notReproducible) {
 		return s.Error
 	}
+	if s.Worker == "" { // nobody has tried
+		return fmt.Sprintf("%s: %s", s.Label, s.Error)
+	}
 	attempts := ""
 	if s.Attempt > 1 {
 		attempts = fmt.Sprintf(", attempt %d", s.Attempt)

@@ -57,12 +57,9 @@ func readOutput(kind farm.Kind, raw json.RawMessage) (output, error) {
 		if err = json.Unmarshal(raw, &o); err == nil {
 			err = checkMember(&o)
 		}
-		for _, p := range o.Pieces {
-			out.pieces = append(out.pieces, p.Digest)
-		}
-		out.pieces = append(out.pieces, o.Inventory)
+		out.pieces = memberPieces(&o)
 		out.value, out.main = &o, o.TarDigest
-	case farm.KindAssemble:
+	case farm.KindAssemble, farm.KindConfigure:
 		var o plan.Layer
 		if err = json.Unmarshal(raw, &o); err == nil {
 			err = errors.Join(o.DiffID.Validate(), positive("size", o.Size), positive("tarSize", o.TarSize))
@@ -70,6 +67,12 @@ func readOutput(kind farm.Kind, raw json.RawMessage) (output, error) {
 		out.pieces = []digest.Digest{o.Digest}
 		if o.Packages != "" {
 			out.pieces = append(out.pieces, o.Packages)
+		}
+		for i := range o.Unpack {
+			if err == nil {
+				err = checkMember(&o.Unpack[i])
+			}
+			out.pieces = append(out.pieces, memberPieces(&o.Unpack[i])...)
 		}
 		out.value, out.main = &o, o.Digest
 	case farm.KindImage, farm.KindIndex:
@@ -109,6 +112,15 @@ func checkMember(m *plan.Member) error {
 		}
 	}
 	return nil
+}
+
+// memberPieces are the pieces that a member names.
+func memberPieces(m *plan.Member) []digest.Digest {
+	var pieces []digest.Digest
+	for _, p := range m.Pieces {
+		pieces = append(pieces, p.Digest)
+	}
+	return append(pieces, m.Inventory)
 }
 
 func positive(field string, n int64) error {

@@ -22,7 +22,8 @@ const (
 // sweep finds what got lost, until ctx ends. It starts with every unfinished bake and queued shard: whoever drove them
 // before may be gone.
 func (c *Coordinator) sweep(ctx context.Context) {
-	var tidied, stalled time.Time
+	var tidied, stalled, served time.Time
+	nobody := unserved{}
 	for _, b := range c.bakes.pick(unfinished) {
 		c.kick(b.id)
 	}
@@ -37,6 +38,10 @@ func (c *Coordinator) sweep(ctx context.Context) {
 		now := time.Now()
 		c.rescueShards(ctx, now)
 		c.retryBakes(ctx, now)
+		if now.Sub(served) > unservedEvery {
+			served = now
+			c.failUnserved(ctx, now, nobody)
+		}
 		if now.Sub(stalled) > stallAfter {
 			stalled = now
 			c.driveStalled(ctx, now)

@@ -74,15 +74,17 @@ const (
 
 // Worker is a worker's presence: it renews the record, which vanishes when it no longer does.
 type Worker struct {
-	Schema  int       `json:"schema"`
-	ID      string    `json:"id"`
-	Host    string    `json:"host"`
-	Classes []string  `json:"classes"`
-	Slots   int       `json:"slots"`
-	Running []string  `json:"running"` // labels of the shards that it runs
-	Done    int64     `json:"done"`    // shards since it started
-	Started time.Time `json:"started"`
-	Seen    time.Time `json:"seen"`
+	Schema  int      `json:"schema"`
+	ID      string   `json:"id"`
+	Host    string   `json:"host"`
+	Classes []string `json:"classes"`
+	// Lacks says for classes of foreign code that the worker does not take what this machine lacks, and how to mend it.
+	Lacks   map[string]string `json:"lacks,omitempty"`
+	Slots   int               `json:"slots"`
+	Running []string          `json:"running"` // labels of the shards that it runs
+	Done    int64             `json:"done"`    // shards since it started
+	Started time.Time         `json:"started"`
+	Seen    time.Time         `json:"seen"`
 }
 
 // nameComponent is a path component of the OCI distribution specification's <name>.

@@ -20,12 +20,15 @@ const (
 	KindTrim     Kind = "trim"     // a converted package without the files that a recipe excludes
 	KindCut      Kind = "cut"      // one run of app files becomes one layer member
 	KindAssemble Kind = "assemble" // head and members become a layer
-	KindImage    Kind = "image"    // layers and configuration become an OCI image manifest
-	KindIndex    Kind = "index"    // the images of several platforms become one OCI image index
+	// KindConfigure: the maintainer scripts of an OS run, and what they change becomes a layer. It runs code of the image, so
+	// its classes are the image's architectures, and not every worker takes them.
+	KindConfigure Kind = "configure"
+	KindImage     Kind = "image" // layers and configuration become an OCI image manifest
+	KindIndex     Kind = "index" // the images of several platforms become one OCI image index
 )
 
 // Kinds lists every kind of this release, in the order in which a bake meets them.
-var Kinds = []Kind{KindObserve, KindSolve, KindConvert, KindTrim, KindCut, KindAssemble, KindImage, KindIndex}
+var Kinds = []Kind{KindObserve, KindSolve, KindConvert, KindTrim, KindCut, KindAssemble, KindConfigure, KindImage, KindIndex}
 
 // ShardState is where a shard stands.
 //

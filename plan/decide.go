@@ -44,24 +44,26 @@ func (p *Plan) Decide(have func(key digest.Digest) bool) []Decision {
 
 // done are the kinds' verbs in the past.
 var done = map[farm.Kind]string{
-	farm.KindObserve:  "observed",
-	farm.KindSolve:    "solved",
-	farm.KindConvert:  "converted",
-	farm.KindTrim:     "trimmed",
-	farm.KindCut:      "cut",
-	farm.KindAssemble: "assembled",
-	farm.KindImage:    "made the image",
-	farm.KindIndex:    "made the index over",
+	farm.KindObserve:   "observed",
+	farm.KindSolve:     "solved",
+	farm.KindConvert:   "converted",
+	farm.KindTrim:      "trimmed",
+	farm.KindCut:       "cut",
+	farm.KindAssemble:  "assembled",
+	farm.KindConfigure: "configured",
+	farm.KindImage:     "made the image",
+	farm.KindIndex:     "made the index over",
 }
 
 // with are the inputs that a kind's label does not name in full.
 var with = map[farm.Kind]string{
-	farm.KindSolve:    " for this request and these indexes",
-	farm.KindTrim:     " by these patterns",
-	farm.KindCut:      " with this content",
-	farm.KindAssemble: " of these members",
-	farm.KindImage:    " of these layers and this configuration",
-	farm.KindIndex:    " of these images",
+	farm.KindSolve:     " for this request and these indexes",
+	farm.KindTrim:      " by these patterns",
+	farm.KindCut:       " with this content",
+	farm.KindAssemble:  " of these members",
+	farm.KindConfigure: " of these layers",
+	farm.KindImage:     " of these layers and this configuration",
+	farm.KindIndex:     " of these images",
 }
 
 // Reason says for people why the shard's output came from source.

@@ -40,7 +40,6 @@ func Observe(spec ObserveSpec) Shard {
 func Solve(spec SolveSpec) Shard {
 	type index struct {
 		Base      string        `json:"base"`
-		Also      []string      `json:"also,omitempty"`
 		Suite     string        `json:"suite"`
 		Codename  string        `json:"codename"`
 		Component string        `json:"component"`
@@ -70,7 +69,7 @@ func Solve(spec SolveSpec) Shard {
 	in := inputs{Suite: d.Suite, Variant: d.Variant, Packages: d.Packages, Scripts: d.Scripts, Arch: spec.Arch, Pins: spec.Pins,
 		Stay: spec.Stay, Locate: spec.Locate}
 	for _, i := range spec.Indexes {
-		in.Indexes = append(in.Indexes, index{i.Base, i.Also, i.Suite, i.Codename, i.Component, i.Name, i.Packages,
+		in.Indexes = append(in.Indexes, index{i.Base, i.Suite, i.Codename, i.Component, i.Name, i.Packages,
 			i.Origin, i.Label, i.Archive, i.Version, i.NotAutomatic, i.ButAutomaticUpgrades})
 	}
 	subject := d.Suite + " " + spec.Arch
@@ -131,6 +130,7 @@ func Assemble(spec AssembleSpec, members []digest.Digest) Shard {
 		Arch    string   `json:"arch"`
 		Exclude []string `json:"exclude,omitempty"`
 		Below   int      `json:"below,omitempty"`
+		Scripts bool     `json:"scripts,omitempty"`
 	}
 	type inputs struct {
 		Role    string             `json:"role"`
@@ -140,11 +140,24 @@ func Assemble(spec AssembleSpec, members []digest.Digest) Shard {
 	}
 	in, subject := inputs{Role: spec.Role, Dirs: spec.Dirs, Members: members}, spec.Role+" layer"
 	if spec.OS != nil {
-		in.OS = &system{spec.OS.Suite, spec.OS.Arch, spec.OS.Exclude, spec.OS.Below}
+		in.OS = &system{spec.OS.Suite, spec.OS.Arch, spec.OS.Exclude, spec.OS.Below, spec.OS.Scripts}
 		subject += " " + spec.OS.Suite + " " + spec.OS.Arch
 	}
 	s := newShard(farm.KindAssemble, subject, spec, in)
 	s.Deps = members
+	return s
+}
+
+// Configure is the shard of what maintainer scripts change; layers are the keys of the assemble shards below, the lowest
+// first.
+func Configure(spec ConfigureSpec, layers []digest.Digest) Shard {
+	type inputs struct {
+		ConfigureSpec
+		Layers []digest.Digest `json:"layers"`
+	}
+	s := newShard(farm.KindConfigure, spec.Arch+" system", spec, inputs{spec, layers})
+	s.Class = farm.Class(spec.Arch, farm.KindConfigure)
+	s.Deps = layers
 	return s
 }
 
@@ -174,7 +187,7 @@ func newShard(kind farm.Kind, subject string, spec, inputs any) Shard {
 	return Shard{
 		Key:   Key(kind, inputs),
 		Kind:  kind,
-		Class: farm.Class("any", kind), // none of these kinds runs code of the image's architecture
+		Class: farm.Class("any", kind), // no kind but configure runs code of the image's architecture
 		Label: string(kind) + " " + subject,
 		Spec:  spec,
 	}

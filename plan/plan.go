@@ -117,6 +117,9 @@ func Lock(r *recipe.Recipe, packages map[string][]recipe.LockedPackage, trees []
 		if len(d.Exclude) > 0 {
 			kinds = append(kinds, farm.KindTrim)
 		}
+		if d.Scripts == scriptsRun {
+			kinds = append(kinds, farm.KindConfigure)
+		}
 	} else {
 		l.OS.Scratch = true
 	}
@@ -136,9 +139,13 @@ func Lock(r *recipe.Recipe, packages map[string][]recipe.LockedPackage, trees []
 	return l
 }
 
-// New plans a bake: for each platform the layers of the OS, with the packages in the Lock's order, then one for the app,
-// all items merged, the images over them, and an index over several images. trees are those that the Lock names, in its
-// order. urls says where a package can be fetched; no key depends on it.
+// scriptsRun is the value of LockedDebian.Scripts that has maintainer scripts run.
+const scriptsRun = "run"
+
+// New plans a bake: for each platform the layers of the OS, with the packages in the Lock's order, and one of what their
+// maintainer scripts change, then one for the app, all items merged, the images over them, and an index over several
+// images. trees are those that the Lock names, in its order. urls says where a package can be fetched; no key depends on
+// it.
 func New(lock *recipe.Lock, trees []*recipe.Tree, urls func(recipe.LockedPackage) []string) (*Plan, error) {
 	if err := check(lock, trees); err != nil {
 		return nil, err
@@ -187,6 +194,9 @@ func check(lock *recipe.Lock, trees []*recipe.Tree) error {
 	if (lock.OS.Debian != nil) == lock.OS.Scratch {
 		return errors.New("lock: os: want exactly one of debian and scratch")
 	}
+	if d := lock.OS.Debian; d != nil && d.Scripts != scriptsRun && d.Scripts != "skip" {
+		return fmt.Errorf("lock: os.debian.scripts is %.20q: want run or skip", d.Scripts)
+	}
 	if len(trees) != len(lock.App) {
 		return fmt.Errorf("lock: %d app items, but %d trees", len(lock.App), len(trees))
 	}
@@ -219,6 +229,9 @@ func (b *builder) add(s Shard) digest.Digest {
 // one over it, with what follows from all of them: dpkg's status, the loader's index, alternatives. So all images of a
 // suite have the same lowest layer, and another version of one added package leaves it alone. Where all packages are
 // of either sort, there is one layer.
+//
+// Scripts run over both, and what they change is the uppermost layer: what one package's script changes may be
+// another's, and may depend on every package of the set.
 func (b *builder) debian(os *recipe.LockedDebian, platform string, urls func(recipe.LockedPackage) []string) (roles []string, layers []digest.Digest, err error) {
 	arch, err := DebArch(platform)
 	if err != nil {
@@ -244,8 +257,9 @@ func (b *builder) debian(os *recipe.LockedDebian, platform string, urls func(rec
 		to.packages = append(to.packages, p)
 		to.members = append(to.members, b.convert(p, os.Exclude, urls(p)))
 	}
+	run := os.Scripts == scriptsRun
 	layer := func(role string, s set, below int) {
-		spec := AssembleSpec{Role: role, OS: &AssembleOS{Suite: os.Suite, Arch: arch, Exclude: os.Exclude, Packages: s.packages, Below: below}}
+		spec := AssembleSpec{Role: role, OS: &AssembleOS{Suite: os.Suite, Arch: arch, Exclude: os.Exclude, Packages: s.packages, Below: below, Scripts: run}}
 		roles, layers = append(roles, role), append(layers, b.add(Assemble(spec, s.members)))
 	}
 	switch {
@@ -257,6 +271,9 @@ func (b *builder) debian(os *recipe.LockedDebian, platform string, urls func(rec
 		layer(RoleOS, base, 0)
 	case len(added.packages) > 0:
 		layer(RoleOS, added, 0)
+	}
+	if run && len(layers) > 0 {
+		roles, layers = append(roles, RoleScripts), append(layers, b.add(Configure(ConfigureSpec{Arch: arch}, slices.Clone(layers))))
 	}
 	return roles, layers, nil
 }

@@ -102,6 +102,7 @@ func TestGoldenKeys(t *testing.T) {
 	}
 	shards = append(shards, bake(t, demo, context(), inBase(packages, "libc6")).Shards...)
 	shards = append(shards, bake(t, slim, context(), inBase(packages, "libc6")).Shards...)
+	shards = append(shards, bake(t, run(demo), context(), inBase(packages, "libc6")).Shards...)
 	for _, s := range shards {
 		fmt.Fprintf(&b, "%s %s %d %s\n", s.Key, s.Class, Formats[s.Kind], s.Label)
 	}
@@ -117,6 +118,46 @@ func TestGoldenKeys(t *testing.T) {
 	}
 	if b.String() != string(want) {
 		t.Errorf("keys changed: raise the format number of the kind, then run with -update.\n got:\n%s want:\n%s", b.String(), want)
+	}
+}
+
+// run is a recipe with maintainer scripts, which is the default.
+func run(text string) string { return strings.Replace(text, ", scripts: skip", "", 1) }
+
+// Scripts run over all layers of packages, on workers that can, and only they.
+func TestScriptsRun(t *testing.T) {
+	p := bake(t, run(demo), context(), inBase(packages, "libc6"))
+	skipped := map[digest.Digest]bool{}
+	for _, s := range bake(t, demo, context(), inBase(packages, "libc6")).Shards {
+		skipped[s.Key] = true
+	}
+	var systems []digest.Digest
+	for _, s := range p.Shards {
+		switch spec := s.Spec.(type) {
+		case AssembleSpec:
+			if spec.OS != nil {
+				systems = append(systems, s.Key)
+			}
+			if shared := skipped[s.Key]; shared != (spec.OS == nil) || spec.OS != nil && !spec.OS.Scripts {
+				t.Errorf("%s: shared with scripts: skip: %v", s.Label, shared)
+			}
+		case ConfigureSpec:
+			if s.Label != "configure amd64 system" || s.Class != "amd64.configure" || !slices.Equal(s.Deps, systems) {
+				t.Errorf("%+v, want it over %v", s, systems)
+			}
+			systems = append(systems, s.Key)
+		case ImageSpec:
+			if !slices.Equal(spec.Roles, []string{RoleOS, RolePackages, RoleScripts, RoleApp}) || !slices.Equal(s.Deps[:3], systems) {
+				t.Errorf("the image has %v", spec.Roles)
+			}
+		default:
+			if !strings.HasPrefix(s.Class, "any.") {
+				t.Errorf("%s is of class %s", s.Label, s.Class)
+			}
+		}
+	}
+	if l := Lock(parse(t, run(demo)), nil, nil); l.OS.Debian.Scripts != "run" || l.Formats[string(farm.KindConfigure)] == 0 {
+		t.Errorf("lock %+v, formats %v", l.OS.Debian, l.Formats)
 	}
 }
 
@@ -332,7 +373,8 @@ os: {debian: {suite: bookworm, scripts: skip}}
 			l.Outputs[0].OCI.Platforms = []string{"linux/arm64"}
 			return trees
 		}, "no packages for linux/arm64"},
-		"no output": {func(l *recipe.Lock) []*recipe.Tree { l.Outputs = nil; return trees }, "no output"},
+		"no such way": {func(l *recipe.Lock) []*recipe.Tree { l.OS.Debian.Scripts = "walk"; return trees }, "want run or skip"},
+		"no output":   {func(l *recipe.Lock) []*recipe.Tree { l.Outputs = nil; return trees }, "no output"},
 	} {
 		lock, err := recipe.DecodeLock(Lock(r, all, trees).Encode())
 		if err != nil {
@@ -446,7 +488,7 @@ func TestDecide(t *testing.T) {
 	}
 
 	for i, d := range p.Decide(func(digest.Digest) bool { return false }) {
-		if s := p.Shards[i]; s.Label == "convert libc6 2.36-9 amd64" && d.Reason != "no farm member has converted libc6 2.36-9 amd64 with format 1" {
+		if s := p.Shards[i]; s.Label == "convert libc6 2.36-9 amd64" && d.Reason != "no farm member has converted libc6 2.36-9 amd64 with format 2" {
 			t.Errorf("reason: %s", d.Reason)
 		}
 	}

@@ -10,14 +10,15 @@ import (
 // Formats are the numbers of the formats of the shard kinds' bytes. A change that makes other bytes of the same inputs
 // raises the number; the golden digests in the tests say when.
 var Formats = map[farm.Kind]int{
-	farm.KindObserve:  2,
-	farm.KindSolve:    3,
-	farm.KindConvert:  1,
-	farm.KindTrim:     1,
-	farm.KindCut:      1,
-	farm.KindAssemble: 2,
-	farm.KindImage:    1,
-	farm.KindIndex:    1,
+	farm.KindObserve:   2,
+	farm.KindSolve:     3,
+	farm.KindConvert:   2,
+	farm.KindTrim:      1,
+	farm.KindCut:       1,
+	farm.KindAssemble:  2,
+	farm.KindConfigure: 1,
+	farm.KindImage:     1,
+	farm.KindIndex:     1,
 }
 
 // ObserveSpec asks what the mirrors of a suite have now.
@@ -44,10 +45,9 @@ type Pin struct {
 
 // Index is one Packages index as a mirror had it.
 type Index struct {
-	Base      string        `json:"base"`           // URI that the index's Filename fields are relative to
-	Also      []string      `json:"also,omitempty"` // other ones with the same Release, which stand in for it
-	Suite     string        `json:"suite"`          // as the source names it: bookworm-updates
-	Codename  string        `json:"codename"`       // of the Release file
+	Base      string        `json:"base"`     // URI that the index's Filename fields are relative to
+	Suite     string        `json:"suite"`    // as the source names it: bookworm-updates
+	Codename  string        `json:"codename"` // of the Release file
 	Component string        `json:"component"`
 	Release   digest.Digest `json:"release"`  // of the InRelease file: evidence
 	SignedBy  string        `json:"signedBy"` // fingerprint of the key: evidence
@@ -93,8 +93,7 @@ type SolveOutput struct {
 // SolvedPackage is a locked package and where it was seen.
 type SolvedPackage struct {
 	recipe.LockedPackage
-	URL  string   `json:"url,omitempty"`  // where this observation's mirror has it, empty when it is gone; no part of any key
-	Also []string `json:"also,omitempty"` // and where others have it
+	URL string `json:"url,omitempty"` // where this observation's mirror has it, empty when it is gone; no part of any key
 }
 
 // ConvertSpec asks for one package as a layer member. The key covers Package.SHA256 alone.
@@ -144,6 +143,7 @@ type Segment struct {
 const (
 	RoleOS       = "os"       // packages: all of them, or those of the variant
 	RolePackages = "packages" // the packages beside the variant's, over the layer of these
+	RoleScripts  = "scripts"  // what the maintainer scripts of all packages changed
 	RoleApp      = "app"
 )
 
@@ -163,6 +163,8 @@ type AssembleOS struct {
 	Packages []recipe.LockedPackage `json:"packages"`          // of the whole system, in the order of the dependencies
 	// Below is how many of the first packages the layer below has: with RolePackages.
 	Below int `json:"below,omitempty"`
+	// Scripts: maintainer scripts will run over the layer, so nothing is made that they make.
+	Scripts bool `json:"scripts,omitempty"`
 }
 
 // Layer is the output of assemble.
@@ -175,6 +177,17 @@ type Layer struct {
 	// Packages is a piece: the packages of this layer and those below it (JSON array of recipe.LockedPackage, sorted by
 	// name); empty for an app layer.
 	Packages digest.Digest `json:"packages,omitempty"`
+
+	// Of a layer that maintainer scripts will run over.
+	Scripts int      `json:"scripts,omitempty"` // packages that have any, in this layer and those below it
+	Date    int64    `json:"date,omitempty"`    // Unix seconds: that of the newest of these packages
+	Unpack  []Member `json:"unpack,omitempty"`  // packages that divert files of others before dpkg unpacks them: not in the layer
+}
+
+// ConfigureSpec asks for the layer of what the maintainer scripts of a system change. The outputs of the shard's
+// dependencies (Layers, the lowest first) are the system.
+type ConfigureSpec struct {
+	Arch string `json:"arch"` // Debian architecture
 }
 
 // ImageSpec asks for an OCI image over the Layers that its dependencies make.

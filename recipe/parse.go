@@ -77,7 +77,7 @@ func readRecipe(v strict.Value) *Recipe {
 	if v, ok := f.Get("app"); ok {
 		recipe.App = readApp(v)
 	}
-	if v, ok := f.Need("os", "os: {debian: {suite: bookworm, scripts: skip}}, or os: {scratch: true}"); ok {
+	if v, ok := f.Need("os", "os: {debian: {suite: bookworm}}, or os: {scratch: true}"); ok {
 		recipe.OS = readOS(v)
 		if app, has := f.Get("app"); recipe.OS.Scratch && (!has || app.IsEmptyList()) {
 			v.Refuse("scratch without app is an image without a file; add app: [{copy: ./dist, to: /opt/app}]")
@@ -106,7 +106,7 @@ func readRecipe(v strict.Value) *Recipe {
 var osKinds = []string{"debian", "image", "recipe", "tar", "scratch"}
 
 func readOS(v strict.Value) (os OS) {
-	f, ok := v.Fields("debian: {suite: bookworm, scripts: skip}, or scratch: true", osKinds...)
+	f, ok := v.Fields("debian: {suite: bookworm}, or scratch: true", osKinds...)
 	if !ok {
 		return os
 	}
@@ -151,11 +151,11 @@ var (
 )
 
 func readDebian(v strict.Value) *Debian {
-	f, ok := v.Fields("{suite: bookworm, scripts: skip}", "suite", "variant", "packages", "scripts", "exclude", "mirror", "keyring", "checkValidUntil")
+	f, ok := v.Fields("{suite: bookworm}", "suite", "variant", "packages", "scripts", "exclude", "mirror", "keyring")
 	if !ok {
 		return nil
 	}
-	d := &Debian{Variant: "minbase", Scripts: "skip"}
+	d := &Debian{Variant: "minbase", Scripts: "run"}
 	if v, ok := f.Need("suite", "suite: bookworm"); ok {
 		if s, ok := v.Text("bookworm"); ok {
 			if !debianSuite.MatchString(s) {
@@ -181,16 +181,12 @@ func readDebian(v strict.Value) *Debian {
 	} else if d.Variant == "none" {
 		variant.Refuse("none brings no package of its own; name some with packages, or write minbase")
 	}
-	if v, ok := f.Get("scripts"); !ok {
-		f.RefuseLack("scripts",
-			"is missing, and its default, run, is not in this release of bakefarm yet; write scripts: skip")
-	} else if s, ok := v.Text("skip"); ok {
-		switch s {
-		case "skip":
-		case "run":
-			later(v, "write scripts: skip, which lays the packages' files and runs no maintainer script")
-		default:
-			v.Refuse("%q is neither run nor skip; write scripts: skip", clip(s))
+	if v, ok := f.Get("scripts"); ok {
+		if s, ok := v.Text("run or skip"); ok {
+			if s != "run" && s != "skip" {
+				v.Refuse("%q is neither run (the default) nor skip, which lays the packages' files and runs no maintainer script", clip(s))
+			}
+			d.Scripts = s
 		}
 	}
 	if v, ok := f.Get("exclude"); ok {
@@ -205,17 +201,6 @@ func readDebian(v strict.Value) *Debian {
 		}
 		if _, ok := f.Get("mirror"); !ok {
 			v.Refuse("stands without mirror, whose signatures it is for; write both, or leave both to the worker's apt sources")
-		}
-	}
-	if v, ok := f.Get("checkValidUntil"); ok {
-		switch {
-		case v.IsTrue():
-		case !v.IsFalse():
-			v.Refuse("is %s; write checkValidUntil: false for a mirror that keeps an old state, or leave it out", v.Describe())
-		case d.Mirror == "":
-			v.Refuse("stands without mirror; for the worker's apt sources, Check-Valid-Until: no stands there")
-		default:
-			d.Mirror = "[check-valid-until=no] " + d.Mirror
 		}
 	}
 	return d
@@ -248,23 +233,7 @@ func readPackages(v strict.Value) []string {
 	return kept
 }
 
-// readMirror reads a mirror, or a list of several, into one text with spaces between them.
 func readMirror(v strict.Value) string {
-	if v.IsText() {
-		return readMirrorURL(v)
-	}
-	items, _ := v.Items("a mirror's URL, or [http://one.example/debian, http://two.example/debian]")
-	if v.IsEmptyList() {
-		v.Refuse("is empty; write a mirror's URL, or leave it out for the worker's apt sources")
-	}
-	var all []string
-	for _, v := range items {
-		all = append(all, readMirrorURL(v))
-	}
-	return strings.Join(all, " ")
-}
-
-func readMirrorURL(v strict.Value) string {
 	s, ok := v.Text("the mirror's URL")
 	if !ok {
 		return ""
@@ -272,7 +241,7 @@ func readMirrorURL(v strict.Value) string {
 	u, err := url.Parse(s)
 	switch {
 	case err != nil, !slices.Contains([]string{"http", "https", "file"}, schemeOf(u)),
-		u.Scheme != "file" && u.Host == "", strings.ContainsAny(s, " \t\n"), u.RawQuery != "", u.Fragment != "":
+		u.Scheme != "file" && u.Host == "", u.RawQuery != "", u.Fragment != "":
 		v.Refuse("%q is no mirror; write a URL such as http://mirror.example/debian, https or file", clip(s))
 	case u.User != nil:
 		v.Refuse("has a user or password in it, and recipes are for everybody's eyes; put them into auth.conf.d on the workers")

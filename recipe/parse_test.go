@@ -163,7 +163,7 @@ func TestParseErrors(t *testing.T) {
 		{"nothing of it", "{}\n", []string{
 			`f:1:1: apiVersion: is missing; write apiVersion: bakefarm/v1`,
 			`f:1:1: name: is missing; write name: team/app`,
-			`f:1:1: os: is missing; write os: {debian: {suite: bookworm, scripts: skip}}, or os: {scratch: true}`}},
+			`f:1:1: os: is missing; write os: {debian: {suite: bookworm}}, or os: {scratch: true}`}},
 		{"unknown fields", minimal + "outptus: []\nsomething: 1\n", []string{
 			`f:5:1: outptus: unknown field; did you mean outputs?`,
 			`f:6:1: something: unknown field; the fields here are apiVersion, name, os, app, steps, config, outputs, tests, publish`}},
@@ -194,14 +194,11 @@ func TestParseErrors(t *testing.T) {
 		{"scratch without app", "apiVersion: bakefarm/v1\nname: a\nos: {scratch: {}}\n", []string{
 			`f:3:5: os: scratch without app is an image without a file; add app: [{copy: ./dist, to: /opt/app}]`}},
 		{"debian is text", "apiVersion: bakefarm/v1\nname: a\nos: {debian: bookworm}\n", []string{
-			`f:3:14: os.debian: is the text "bookworm" where a mapping is wanted; write {suite: bookworm, scripts: skip}`}},
-		{"no scripts", "apiVersion: bakefarm/v1\nname: a\nos: {debian: {}}\n", []string{
-			`f:3:14: os.debian.suite: is missing; write suite: bookworm`,
-			`f:3:14: os.debian.scripts: is missing, and its default, run, is not in this release of bakefarm yet; write scripts: skip`}},
-		{"scripts run", "apiVersion: bakefarm/v1\nname: a\nos: {debian: {suite: s, scripts: run}}\n", []string{
-			`f:3:34: os.debian.scripts: is not in this release of bakefarm yet; write scripts: skip, which lays the packages' files and runs no maintainer script`}},
+			`f:3:14: os.debian: is the text "bookworm" where a mapping is wanted; write {suite: bookworm}`}},
+		{"no suite", "apiVersion: bakefarm/v1\nname: a\nos: {debian: {}}\n", []string{
+			`f:3:14: os.debian.suite: is missing; write suite: bookworm`}},
 		{"scripts odd", "apiVersion: bakefarm/v1\nname: a\nos: {debian: {suite: s, scripts: no}}\n", []string{
-			`f:3:34: os.debian.scripts: "no" is neither run nor skip; write scripts: skip`}},
+			`f:3:34: os.debian.scripts: "no" is neither run (the default) nor skip, which lays the packages' files and runs no maintainer script`}},
 		{"bad suite", "apiVersion: bakefarm/v1\nname: a\nos: {debian: {suite: ../x, scripts: skip}}\n", []string{
 			`f:3:22: os.debian.suite: "../x" is no suite: lower-case letters, digits, . and -; write suite: bookworm`}},
 		{"bad variant", debian("variant: small"), []string{

@@ -11,6 +11,9 @@ type Host struct {
 	turns   execute.Turns
 	indexes *execute.Indexes
 	records *execute.Records
+
+	// Sandboxes are where code of images runs; nil: nowhere. They are the opener's, who closes them after the workers.
+	Sandboxes *Sandboxes
 }
 
 // OpenHost opens a host with its cache in dir. The budget is in bytes; 0: cache.DefaultBudget.
@@ -26,5 +29,9 @@ func OpenHost(dir string, budget int64) (*Host, error) {
 func (h *Host) Close() error { return h.cache.Close() }
 
 func (h *Host) env(store execute.Store, mirror execute.Mirror) execute.Env {
-	return execute.Env{Store: store, Mirror: mirror, Cache: h.cache, Turns: h.turns, Indexes: h.indexes, Records: h.records}
+	e := execute.Env{Store: store, Mirror: mirror, Cache: h.cache, Turns: h.turns, Indexes: h.indexes, Records: h.records}
+	if h.Sandboxes != nil {
+		e.Sandbox = h.Sandboxes
+	}
+	return e
 }

@@ -61,7 +61,7 @@ func (w *Worker) record(host string) farm.Worker {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	r := farm.Worker{
-		Schema: farm.Schema, ID: w.ID, Host: host, Classes: w.Classes, Slots: w.Slots,
+		Schema: farm.Schema, ID: w.ID, Host: host, Classes: w.Classes, Lacks: w.lacks, Slots: w.Slots,
 		Running: make([]string, 0, len(w.running)), Done: w.done.Load(),
 		Started: w.started.UTC(), Seen: time.Now().UTC(),
 	}

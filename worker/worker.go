@@ -40,7 +40,7 @@ type Config struct {
 
 	ID      string   // names the worker; must be its own. Empty: the host's name and a random part
 	Slots   int      // shards at a time; 0: four times the number of processors
-	Classes []string // capability classes that it takes work of; empty: Classes()
+	Classes []string // capability classes that it takes work of; empty: Classes() and, with time, those of the host's Sandboxes
 
 	Host       *Host  // shared with other workers of the process; nil: a host of its own, of the next two
 	CacheDir   string // directory of the cache on disk; one process at a time
@@ -68,12 +68,14 @@ const (
 	maxBackoff    = 5 * time.Second
 )
 
-// Classes are the capability classes that a worker of this release can take: no kind of shard runs foreign code yet, so
-// that none is bound to an architecture.
+// Classes are the capability classes that any worker of this release can take: those of work that runs no code of
+// images.
 func Classes() []string {
-	classes := make([]string, len(farm.Kinds))
-	for i, kind := range farm.Kinds {
-		classes[i] = farm.Class("any", kind)
+	var classes []string
+	for _, kind := range farm.Kinds {
+		if kind != farm.KindConfigure {
+			classes = append(classes, farm.Class("any", kind))
+		}
 	}
 	return classes
 }
@@ -81,6 +83,7 @@ func Classes() []string {
 // Worker takes work of a farm.
 type Worker struct {
 	Config
+	all     bool // it takes all classes that it can
 	slots   *slots
 	env     execute.Env
 	started time.Time
@@ -89,6 +92,7 @@ type Worker struct {
 
 	mu      sync.Mutex
 	running map[string]*attempt // by token
+	lacks   map[string]string   // classes of the host's Sandboxes that it can't take, and why
 	stopped stopped
 }
 
@@ -104,7 +108,8 @@ func New(c Config) *Worker {
 	if c.Slots < 1 {
 		c.Slots = 4 * runtime.GOMAXPROCS(0)
 	}
-	if len(c.Classes) == 0 {
+	all := len(c.Classes) == 0
+	if all {
 		c.Classes = Classes()
 	}
 	if c.Grace <= 0 {
@@ -119,6 +124,7 @@ func New(c Config) *Worker {
 	c.Log = c.Log.With("worker", c.ID)
 	return &Worker{
 		Config:  c,
+		all:     all,
 		slots:   newSlots(c.Slots),
 		changed: make(chan struct{}, 1),
 		running: make(map[string]*attempt),
@@ -158,7 +164,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	working, halt := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer halt(nil)
 	var pullers, attempts sync.WaitGroup
-	for _, class := range w.Classes {
+	take := func(class string) {
 		pullers.Go(func() {
 			w.pull(ctx, class, func(h bus.Hint) {
 				attempts.Go(func() {
@@ -168,7 +174,13 @@ func (w *Worker) Run(ctx context.Context) error {
 			})
 		})
 	}
+	for _, class := range w.Classes {
+		take(class)
+	}
 	w.Log.Info("worker takes work", "slots", w.Slots, "classes", w.Classes)
+	if w.all && host.Sandboxes != nil {
+		pullers.Go(func() { w.foreign(ctx, host.Sandboxes, take) })
+	}
 	pullers.Wait()
 	timer := time.AfterFunc(w.Grace, func() { halt(errStopping) })
 	attempts.Wait()

@@ -18,6 +18,7 @@ import (
 	"bakefarm/imagestore/s3store"
 	"bakefarm/worker"
 	"bakefarm/worker/mirror"
+	"bakefarm/worker/sandbox"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -127,12 +128,19 @@ func (s *settings) startWorkers(p *program, data *dataDir, c *connections, n int
 		return err
 	}
 	p.closes("workers' cache", host.Close)
+	host.Sandboxes = worker.OpenSandboxes(s.sandbox(data, log))
+	p.closes("sandboxes", host.Sandboxes.Close)
 	from := machineMirror{debian, os.Getenv("BAKEFARM_DEBIAN_MIRROR"), os.Getenv("BAKEFARM_DEBIAN_KEYRING")}
 	for i := range n {
 		id := processName() + "-" + strconv.Itoa(i+1)
 		p.runs("worker "+id, worker.New(worker.Config{Bus: c.bus, Store: c.store, Mirror: from, ID: id, Slots: s.slots, Host: host, Patience: s.patience, Log: log}).Run)
 	}
 	return nil
+}
+
+// sandbox is where code of images runs.
+func (s *settings) sandbox(data *dataDir, log *slog.Logger) sandbox.Config {
+	return sandbox.Config{Dir: data.sub("sandbox"), Runtime: os.Getenv("BAKEFARM_RUNTIME"), Log: log}
 }
 
 // pusher publishes images of the store to other registries.

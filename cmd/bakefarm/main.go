@@ -15,10 +15,13 @@ import (
 	"strings"
 	"syscall"
 
+	"bakefarm/worker/sandbox"
+
 	"github.com/spf13/cobra"
 )
 
 func main() {
+	sandbox.Enter() // or this is one of its helpers
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	go func() {
 		<-ctx.Done()

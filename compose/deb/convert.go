@@ -364,16 +364,14 @@ func (c *conversion) record() *Record {
 	return r
 }
 
-// addMD5Sums makes the md5sums file that dpkg makes when a package brings none: of everything but conffiles.
+// addMD5Sums makes the md5sums file that dpkg makes when a package brings none: of everything but conffiles. It may be
+// empty, and is there all the same: dpkg --audit misses it else.
 func (c *conversion) addMD5Sums() {
 	var sums bytes.Buffer
 	for _, p := range c.rec.List {
 		if sum := c.hashes[mergedName(p)]; sum != "" && !slices.Contains(c.conffiles, p) {
 			fmt.Fprintf(&sums, "%s  %s\n", sum, p[1:])
 		}
-	}
-	if sums.Len() == 0 {
-		return
 	}
 	f := ControlFile{Name: "md5sums", Data: sums.Bytes()}
 	i, _ := slices.BinarySearchFunc(c.rec.Files, f, func(a, b ControlFile) int { return strings.Compare(a.Name, b.Name) })

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -154,7 +155,7 @@ func TestAppImage(t *testing.T) {
 
 	// Another worker makes the same of everything.
 	other := newBench(t, b.store)
-	if again := other.bakeApp(files, dirs); again != app {
+	if again := other.bakeApp(files, dirs); !reflect.DeepEqual(again, app) {
 		t.Errorf("another worker made %+v, not %+v", again, app)
 	}
 }

@@ -30,6 +30,7 @@ type layer struct {
 	*job
 	w       imagestore.Writer
 	members []compose.Member
+	out     plan.Layer // what is known before the layer is made
 	// own are the head's bytes and the trailer's, compressed and not: nobody else has them yet.
 	own map[digest.Digest][]byte
 }
@@ -60,7 +61,11 @@ func assemble(ctx context.Context, j *job, spec plan.AssembleSpec) (plan.Layer, 
 	if err != nil {
 		return plan.Layer{}, err
 	}
-	return l.commit(ctx, spec, composed)
+	var packages []recipe.LockedPackage
+	if spec.OS != nil {
+		packages = sorted(spec.OS.Packages)
+	}
+	return l.commit(ctx, composed, packages)
 }
 
 // composed is a member as package compose knows it.
@@ -211,13 +216,12 @@ func (l *layer) openTarAhead(ctx context.Context) func(compose.Member) (io.ReadC
 	}
 }
 
-// commit stores the layer's blob and commits everything.
-func (l *layer) commit(ctx context.Context, spec plan.AssembleSpec, composed compose.Layer) (plan.Layer, error) {
-	out := plan.Layer{
-		Digest: composed.Digest, Size: composed.Size,
-		DiffID: composed.DiffID, TarSize: composed.TarSize,
-		Pieces: len(composed.Pieces),
-	}
+// commit stores the layer's blob, with the list of its packages if it has one, and commits everything.
+func (l *layer) commit(ctx context.Context, composed compose.Layer, packages []recipe.LockedPackage) (plan.Layer, error) {
+	out := l.out
+	out.Digest, out.Size = composed.Digest, composed.Size
+	out.DiffID, out.TarSize = composed.DiffID, composed.TarSize
+	out.Pieces = len(composed.Pieces)
 	blob := imagestore.Blob{Digest: composed.Digest, Size: composed.Size}
 	for _, p := range composed.Pieces {
 		blob.Parts = append(blob.Parts, imagestore.Part{Digest: p.Digest, Size: p.Size})
@@ -225,8 +229,8 @@ func (l *layer) commit(ctx context.Context, spec plan.AssembleSpec, composed com
 	if err := l.w.Compose(ctx, blob); err != nil {
 		return plan.Layer{}, err
 	}
-	if spec.OS != nil {
-		raw, err := json.Marshal(sorted(spec.OS.Packages))
+	if packages != nil {
+		raw, err := json.Marshal(packages)
 		if err != nil {
 			return plan.Layer{}, err
 		}

@@ -3,6 +3,7 @@ package execute_test
 import (
 	"os"
 	"path/filepath"
+	"reflect"
 	"testing"
 
 	"bakefarm/farm"
@@ -50,7 +51,7 @@ func TestDamagedCache(t *testing.T) {
 	t.Cleanup(func() { b.env.Cache.Close() })
 	var got plan.Layer
 	b.must(farm.KindAssemble, spec, &got, members...)
-	if got != want {
+	if !reflect.DeepEqual(got, want) {
 		t.Errorf("made %+v of a damaged cache, not %+v", got, want)
 	}
 }
@@ -71,7 +72,7 @@ func TestSwappedCache(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.must(farm.KindAssemble, spec, &got, members...)
-	if got != want {
+	if !reflect.DeepEqual(got, want) {
 		t.Errorf("made %+v of a poisoned cache, not %+v", got, want)
 	}
 }

@@ -1,55 +1,230 @@
 package execute
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
 
 	"bakefarm/compose"
 	"bakefarm/compose/deb"
-	"bakefarm/compose/debian"
-	"bakefarm/worker/cache"
+	"bakefarm/compose/scripts"
+	"bakefarm/plan"
+	"bakefarm/worker/sandbox"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/opencontainers/go-digest"
 )
 
-// configure makes what no maintainer script makes of a set of packages.
-func (l *layer) configure(ctx context.Context, members []compose.Member, records []*deb.Record, arch string) (debian.Configured, error) {
-	packages := make([]debian.Package, len(records))
+// Sandbox makes root filesystems in which code of images runs.
+type Sandbox interface {
+	// Root makes one of layers, the lowest first. The caller closes it.
+	Root(ctx context.Context, lowers []sandbox.Layer) (*sandbox.Root, error)
+}
+
+// setAside splits off the packages that dpkg has to unpack itself, when the scripts run, and notes what these need to
+// know. below is how many of the records a lower layer has, with them and without.
+func (l *layer) setAside(records []*deb.Record, below int, outputs []plan.Member) (laid []*deb.Record, laidBelow int, err error) {
+	if err := scripts.Check(records); err != nil {
+		return nil, 0, err
+	}
+	var members []compose.Member
 	for i, r := range records {
-		facts, err := l.facts(ctx, members[i], r)
-		if err != nil {
-			return debian.Configured{}, fmt.Errorf("package %s %s: %w", r.Package, r.Version, err)
+		if scripts.Has(r) {
+			l.out.Scripts++
 		}
-		packages[i] = debian.Package{Record: r, Facts: facts}
+		l.out.Date = max(l.out.Date, r.Date)
+		if scripts.Diverts(r) {
+			if i >= below {
+				l.say("%s diverts files of other packages: dpkg unpacks it when the scripts run", r.Package)
+				l.out.Unpack = append(l.out.Unpack, outputs[i])
+			}
+			continue
+		}
+		laid, members = append(laid, r), append(members, l.members[i])
+		if i < below {
+			laidBelow++
+		}
 	}
-	return debian.Configure(packages, arch), nil
+	l.members = members
+	return laid, laidBelow, nil
 }
 
-// facts returns what a package's member has to say: of the process's memory, else read out of the member.
-func (l *layer) facts(ctx context.Context, m compose.Member, r *deb.Record) (*debian.Facts, error) {
-	if !debian.Wanted(r) {
-		return nil, nil
-	}
-	if f := l.Records.facts.get(m.TarDigest); f != nil {
-		return f, nil
-	}
-	f, err := l.gather(ctx, m)
-	if errors.Is(err, cache.ErrCorrupt) { // the entry has dropped itself
-		f, err = l.gather(ctx, m)
-	}
+// configure runs the maintainer scripts of a system, and makes a layer of what they changed.
+func configure(ctx context.Context, j *job, spec plan.ConfigureSpec) (plan.Layer, error) {
+	system, err := dependencies[plan.Layer](j)
 	if err != nil {
-		return nil, fmt.Errorf("member %s: %w", m.TarDigest, err)
+		return plan.Layer{}, err
 	}
-	l.Records.facts.put(m.TarDigest, f)
-	return f, nil
+	if len(system) == 0 {
+		return plan.Layer{}, errors.New("spec: no layers")
+	}
+	c := &configuration{layer: &layer{job: j, w: j.Store.Begin(), own: map[digest.Digest][]byte{}}, system: system}
+	some := 0
+	for _, l := range system {
+		some += l.Scripts
+		c.date = max(c.date, l.Date)
+	}
+	if err := j.Turns.take(ctx); err != nil {
+		return plan.Layer{}, err
+	}
+	defer j.Turns.give()
+	changes := compose.Member{TarDigest: digest.FromBytes(nil)}
+	if some > 0 {
+		if changes, err = c.run(ctx); err != nil {
+			return plan.Layer{}, err
+		}
+	}
+	return c.finish(ctx, changes)
 }
 
-// gather reads a member. Its bytes are not hashed as a whole: the cache compares sums before it gives any out, and
-// pieces are verified when they are read.
-func (l *layer) gather(ctx context.Context, m compose.Member) (*debian.Facts, error) {
-	rc, err := l.openMember(ctx, m)
-	if err != nil {
-		return nil, err
+// configuration is a system on its way.
+type configuration struct {
+	*layer
+	system []plan.Layer // the lowest first
+	date   int64        // Unix seconds, of the newest package
+}
+
+// run makes a root of the system, runs the scripts in it and returns what they changed.
+func (c *configuration) run(ctx context.Context) (changes compose.Member, err error) {
+	if c.Sandbox == nil {
+		return changes, errors.New("this worker has no sandbox for maintainer scripts")
 	}
-	defer rc.Close()
-	return debian.Gather(rc)
+	began := time.Now()
+	lowers := make([]sandbox.Layer, len(c.system))
+	for i, l := range c.system {
+		lowers[i] = sandbox.Layer{DiffID: l.DiffID, Open: func(ctx context.Context) (io.ReadCloser, error) { return c.open(ctx, l) }}
+	}
+	root, err := c.Sandbox.Root(ctx, lowers)
+	if err != nil {
+		return changes, err
+	}
+	defer func() { err = errors.Join(err, root.Close()) }()
+	unpacked := time.Now()
+	if err := c.scripts(ctx, root); err != nil {
+		return changes, err
+	}
+	ran := time.Now()
+	count := 0
+	if changes, err = c.changes(ctx, root, &count); err != nil {
+		return changes, fmt.Errorf("what the scripts changed: %w", err)
+	}
+	c.say("%d changed files; %s to lay the system, %s for the scripts, %s to read the changes", count,
+		unpacked.Sub(began).Round(time.Millisecond), ran.Sub(unpacked).Round(time.Millisecond), time.Since(ran).Round(time.Millisecond))
+	return changes, nil
+}
+
+// open reads a layer's uncompressed bytes, piece by piece: workers have most of them at hand.
+func (j *job) open(ctx context.Context, l plan.Layer) (io.ReadCloser, error) {
+	blob, err := j.Store.Stat(ctx, l.Digest)
+	if err != nil {
+		return nil, fmt.Errorf("layer %s: %w", l.Digest, err)
+	}
+	pieces := &pieceReader{job: j, ctx: ctx}
+	for _, p := range blob.Parts {
+		pieces.pieces = append(pieces.pieces, compose.Piece{Digest: p.Digest, Size: p.Size})
+	}
+	return gzip.NewReader(bufio.NewReader(pieces))
+}
+
+// scripts runs the scripts. Packages that divert are unpacked one by one, when the preinsts of the others have run and
+// before anything is configured.
+func (c *configuration) scripts(ctx context.Context, root *sandbox.Root) error {
+	said := &scripts.Transcript{Say: func(line string) { c.say("%s", line) }}
+	drive := func(in io.Reader, phases ...string) error {
+		err := root.Run(ctx, sandbox.Command{
+			Args: append([]string{"/bin/sh", "-c", scripts.Driver, "bakefarm"}, phases...),
+			Env:  scripts.Environment(strconv.FormatInt(c.date, 10)), Stdin: in, Stdout: said,
+		})
+		said.Close()
+		var exit *sandbox.ExitError
+		if errors.As(err, &exit) || errors.Is(err, sandbox.ErrTimeout) || errors.Is(err, sandbox.ErrOutput) {
+			return said.Failure(err)
+		}
+		return err
+	}
+	if err := drive(nil, scripts.PhaseUnmark, scripts.PhasePreinst); err != nil {
+		return err
+	}
+	for _, l := range c.system {
+		for _, m := range l.Unpack {
+			if err := c.unpack(ctx, m, drive); err != nil {
+				return err
+			}
+		}
+	}
+	return drive(nil, scripts.PhaseConfigure)
+}
+
+// unpack has dpkg unpack a package, which is made again of its record and its member.
+func (c *configuration) unpack(ctx context.Context, m plan.Member, drive func(in io.Reader, phases ...string) error) error {
+	r, err := c.record(ctx, m.Inventory)
+	if err != nil {
+		return fmt.Errorf("record %s: %w", m.Inventory, err)
+	}
+	read, write := io.Pipe()
+	made := make(chan error, 1)
+	go func() {
+		err := deb.Repack(write, r, func() (io.ReadCloser, error) { return c.openMember(ctx, composed(m)) })
+		write.CloseWithError(err) // io.EOF when nil
+		made <- err
+	}()
+	err = drive(read, scripts.PhaseUnpack)
+	read.CloseWithError(io.ErrClosedPipe) // dpkg may have given up before the end
+	if failed := <-made; failed != nil && !errors.Is(failed, io.ErrClosedPipe) {
+		return fmt.Errorf("package %s %s: %w", r.Package, r.Version, failed)
+	}
+	if err != nil {
+		return fmt.Errorf("package %s %s: %w", r.Package, r.Version, err)
+	}
+	return nil
+}
+
+// changes makes a member of what the scripts changed.
+func (c *configuration) changes(ctx context.Context, root *sandbox.Root, count *int) (compose.Member, error) {
+	store := c.newMember(c.w)
+	defer store.discard()
+	return store.cut(ctx, func(w io.Writer) error {
+		var above []compose.Entry // directories that stay if anything below them does
+		return root.Changes(ctx, func(change sandbox.Change, content io.Reader) error {
+			e, content, keep, err := scripts.Keep(change.Entry, content, c.date)
+			if err != nil || !keep {
+				return err
+			}
+			above = slices.DeleteFunc(above, func(dir compose.Entry) bool { return !strings.HasPrefix(e.Path, dir.Path+"/") })
+			if change.Above {
+				above = append(above, e)
+				return nil
+			}
+			for _, dir := range above {
+				if err := compose.WriteEntry(w, dir, nil); err != nil {
+					return err
+				}
+			}
+			above = above[:0]
+			*count++
+			return compose.WriteEntry(w, e, content)
+		})
+	})
+}
+
+// finish makes the layer of the changes.
+func (c *configuration) finish(ctx context.Context, changes compose.Member) (plan.Layer, error) {
+	_, end := compose.Trailer()
+	part, err := c.w.Put(ctx, end)
+	if err != nil {
+		return plan.Layer{}, err
+	}
+	c.own[part.Digest] = end
+	c.members = []compose.Member{changes}
+	composed, err := c.hash(ctx, c.members)
+	if err != nil {
+		return plan.Layer{}, err
+	}
+	return c.commit(ctx, composed, nil)
 }

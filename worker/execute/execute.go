@@ -6,6 +6,7 @@
 //	trim      member ─▶ member without some files │
 //	cut       chunks of app files ─▶ member     ┘ to the worker's cache, where assemble wants them
 //	assemble  members' inventories ─▶ head; head ‖ members ─▶ layer
+//	configure layers ─▶ maintainer scripts in a sandbox ─▶ a layer of what they changed
 //	image     layers ─▶ configuration, manifest
 //	index     images of several platforms ─▶ index
 //
@@ -36,6 +37,7 @@ type Env struct {
 	Turns   Turns
 	Indexes *Indexes
 	Records *Records
+	Sandbox Sandbox // nil: no code of images runs here
 }
 
 // Store is the part of an image store that executors use.
@@ -59,14 +61,15 @@ type job struct {
 
 // executors are the kinds that a worker can run.
 var executors = map[farm.Kind]func(context.Context, *job, json.RawMessage) (any, error){
-	farm.KindObserve:  with(observe),
-	farm.KindSolve:    with(solve),
-	farm.KindConvert:  with(convert),
-	farm.KindTrim:     with(trim),
-	farm.KindCut:      with(cut),
-	farm.KindAssemble: with(assemble),
-	farm.KindImage:    with(image),
-	farm.KindIndex:    with(index),
+	farm.KindObserve:   with(observe),
+	farm.KindSolve:     with(solve),
+	farm.KindConvert:   with(convert),
+	farm.KindTrim:      with(trim),
+	farm.KindCut:       with(cut),
+	farm.KindAssemble:  with(assemble),
+	farm.KindConfigure: with(configure),
+	farm.KindImage:     with(image),
+	farm.KindIndex:     with(index),
 }
 
 // with decodes the spec for an executor.

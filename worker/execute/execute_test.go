@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -292,7 +293,7 @@ func TestOSLayer(t *testing.T) {
 	var again plan.Layer
 	spec, members := b.specOf(hello, libhello)
 	other.must(farm.KindAssemble, spec, &again, members...)
-	if again != l {
+	if !reflect.DeepEqual(again, l) {
 		t.Errorf("another worker made %+v, not %+v", again, l)
 	}
 }

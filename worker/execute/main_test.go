@@ -4,12 +4,16 @@ import (
 	"testing"
 
 	"bakefarm/imagestore"
+	"bakefarm/worker/sandbox"
 	"bakefarm/worker/workertest"
 
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	sandbox.Enter()
+	goleak.VerifyTestMain(m)
+}
 
 type testStore = imagestore.Store
 

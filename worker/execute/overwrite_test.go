@@ -2,6 +2,7 @@ package execute_test
 
 import (
 	"archive/tar"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -62,7 +63,7 @@ func TestOverwrite(t *testing.T) {
 	other := newBench(t, b.store)
 	var again = l
 	other.must("assemble", spec, &again, members...)
-	if again != l {
+	if !reflect.DeepEqual(again, l) {
 		t.Errorf("another worker made %+v, not %+v", again, l)
 	}
 }

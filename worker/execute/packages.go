@@ -9,6 +9,7 @@ import (
 
 	"bakefarm/compose"
 	"bakefarm/compose/deb"
+	"bakefarm/compose/debian"
 	"bakefarm/plan"
 	"bakefarm/recipe"
 
@@ -16,7 +17,7 @@ import (
 )
 
 // packages reads the records of the packages of an OS. What it returns makes the head's entries: the packages'
-// directories, dpkg's database of them, the merged-/usr links and what no script makes. Over a layer of some of the
+// directories, dpkg's database of them, the merged-/usr links and what no script makes, unless scripts run. Over a layer of some of the
 // packages, what that has is left out, and so are their members.
 func (l *layer) packages(ctx context.Context, os plan.AssembleOS, outputs []plan.Member) (func() ([]compose.File, error), error) {
 	if len(os.Packages) != len(outputs) || os.Below >= len(outputs) && os.Below > 0 {
@@ -38,6 +39,11 @@ func (l *layer) packages(ctx context.Context, os plan.AssembleOS, outputs []plan
 	})
 	return func() ([]compose.File, error) {
 		n := os.Below
+		if os.Scripts {
+			if records, n, err = l.setAside(records, n, outputs); err != nil {
+				return nil, err
+			}
+		}
 		below := slices.Clone(l.members[:n])
 		whole, owned, err := l.system(ctx, os, l.members, records)
 		if err != nil || n == 0 {
@@ -67,9 +73,11 @@ func (l *layer) system(ctx context.Context, os plan.AssembleOS, members []compos
 	if err != nil {
 		return nil, nil, err
 	}
-	configured, err := l.configure(ctx, members, records, os.Arch)
-	if err != nil {
-		return nil, nil, err
+	var configured debian.Configured
+	if !os.Scripts {
+		if configured, err = l.withoutScripts(ctx, members, records, os.Arch); err != nil {
+			return nil, nil, err
+		}
 	}
 	for i := range owned { // the records that the inventories are of are shared: nothing in them changes
 		owned[i].Dirs = omit(owned[i].Dirs, configured.Dirs)

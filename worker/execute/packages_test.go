@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"maps"
 	"path"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -107,7 +108,7 @@ func TestLayersOfVariantAndPackages(t *testing.T) {
 	other := newBench(t, b.store) // with nothing in its cache
 	var again plan.Layer
 	other.must(farm.KindAssemble, spec, &again, members...)
-	if again != upper {
+	if !reflect.DeepEqual(again, upper) {
 		t.Errorf("another worker made %+v, not %+v", again, upper)
 	}
 

@@ -7,7 +7,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"strings"
 
 	"bakefarm/compose"
 	"bakefarm/imagestore"
@@ -67,7 +66,7 @@ func (j *job) entries(ctx context.Context, m compose.Member, fn func(e compose.E
 	for r := tar.NewReader(plain); err == nil; {
 		var h *tar.Header
 		if h, err = r.Next(); err == nil {
-			err = fn(tarEntryOf(h), r)
+			err = fn(compose.EntryOf(h), r)
 		}
 	}
 	if err == io.EOF {
@@ -123,21 +122,4 @@ func (r *pieceReader) Read(p []byte) (int, error) {
 		r.now.Reset(data)
 	}
 	return r.now.Read(p)
-}
-
-// tarEntryOf is the entry that a header of a member says: the inverse of compose.Entry.Header.
-func tarEntryOf(h *tar.Header) compose.Entry {
-	e := compose.Entry{
-		Path: h.Name, Type: h.Typeflag, Mode: h.Mode, UID: h.Uid, GID: h.Gid, ModTime: h.ModTime.Unix(),
-		Size: h.Size, Link: h.Linkname, Major: h.Devmajor, Minor: h.Devminor,
-	}
-	for k, v := range h.PAXRecords {
-		if name, ok := strings.CutPrefix(k, "SCHILY.xattr."); ok {
-			if e.Xattrs == nil {
-				e.Xattrs = map[string]string{}
-			}
-			e.Xattrs[name] = v
-		}
-	}
-	return e
 }

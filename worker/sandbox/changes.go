@@ -21,14 +21,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Change is an entry of the layer that commands made.
+type Change struct {
+	compose.Entry
+
+	// Above: the directory is as it was, and comes along because something below it has changed. Tools that unpack a
+	// layer into a tree of its own make up the directories that it lacks, and hide the real one's owner and mode.
+	Above bool
+}
+
 // Changes calls fn with every entry of the layer that the commands made, in an order that depends on the paths alone:
 // directories before what they hold, names bytewise. content is nil for everything but files.
 //
 // The layer is an OCI one: ".wh.NAME" stands for what was removed, and ".wh..wh..opq" follows a directory that was
 // removed and made again. It is read from the overlay's upper layer, and what differs from the lower layers in
-// nothing but its time, or in nothing at all, is left out: directories in which something else changed, files that
-// were touched, or written as they were. Times are the machine's; sockets have no entries.
-func (root *Root) Changes(ctx context.Context, fn func(e compose.Entry, content io.Reader) error) (err error) {
+// nothing but its time, or in nothing at all, is left out: files that were touched, or written as they were, and
+// directories with nothing else in them. Times are the machine's; sockets have no entries.
+func (root *Root) Changes(ctx context.Context, fn func(c Change, content io.Reader) error) (err error) {
 	if err := root.take(ctx); err != nil {
 		return err
 	}
@@ -55,7 +64,7 @@ func (root *Root) Changes(ctx context.Context, fn func(e compose.Entry, content 
 }
 
 // eachEntry reads the helper's stream.
-func eachEntry(r io.Reader, fn func(e compose.Entry, content io.Reader) error) error {
+func eachEntry(r io.Reader, fn func(c Change, content io.Reader) error) error {
 	for entries := tar.NewReader(r); ; {
 		h, err := entries.Next()
 		if err == io.EOF {
@@ -65,23 +74,15 @@ func eachEntry(r io.Reader, fn func(e compose.Entry, content io.Reader) error) e
 		if err != nil {
 			return err
 		}
-		e := compose.Entry{
-			Path: strings.TrimSuffix(h.Name, "/"), Type: h.Typeflag, Mode: h.Mode, UID: h.Uid, GID: h.Gid,
-			ModTime: h.ModTime.Unix(), Size: h.Size, Link: h.Linkname, Major: h.Devmajor, Minor: h.Devminor,
-		}
-		for key, value := range h.PAXRecords {
-			if name, ok := strings.CutPrefix(key, "SCHILY.xattr."); ok {
-				if e.Xattrs == nil {
-					e.Xattrs = map[string]string{}
-				}
-				e.Xattrs[name] = value
-			}
+		c := Change{Entry: compose.EntryOf(h)}
+		if _, c.Above = c.Xattrs[aboveMark]; c.Above {
+			delete(c.Xattrs, aboveMark)
 		}
 		var content io.Reader
-		if e.Type == tar.TypeReg {
+		if c.Type == tar.TypeReg {
 			content = entries
 		}
-		if err := fn(e, content); err != nil {
+		if err := fn(c, content); err != nil {
 			return err
 		}
 	}
@@ -116,12 +117,32 @@ func (req *diffRequest) serve(user bool) error {
 
 type inode struct{ dev, ino uint64 }
 
+// aboveMark is the attribute that stands for Change.Above on the way from the helper.
+const aboveMark = "bakefarm.above"
+
 // differ writes the upper layer's entries. Names are looked up in open directories and links never followed, so that
 // nothing is found but what the two trees have at the same place.
 type differ struct {
 	w      io.Writer
 	opaque string
 	first  map[inode]string // the first path of files with several names
+	above  []compose.Entry  // directories that lead to where it is, and that have no entry yet
+}
+
+// write writes an entry, after the directories above it that have none yet.
+func (d *differ) write(e compose.Entry, content io.Reader) error {
+	for _, dir := range d.above {
+		dir.Xattrs = maps.Clone(dir.Xattrs)
+		if dir.Xattrs == nil {
+			dir.Xattrs = map[string]string{}
+		}
+		dir.Xattrs[aboveMark] = "y"
+		if err := compose.WriteEntry(d.w, dir, nil); err != nil {
+			return err
+		}
+	}
+	d.above = d.above[:0]
+	return compose.WriteEntry(d.w, e, content)
 }
 
 // node is one name in one tree.
@@ -172,7 +193,7 @@ func (d *differ) name(p, name string, up, low *os.File) error {
 		if before == nil {
 			return nil // a stand-in, or something that a command made and removed
 		}
-		return compose.WriteEntry(d.w, compose.Entry{
+		return d.write(compose.Entry{
 			Path: path.Join(path.Dir(p), whiteoutPrefix+name), Type: tar.TypeReg, ModTime: compose.ModTime,
 		}, nil)
 	case now.Type == 0:
@@ -190,12 +211,19 @@ func (d *differ) subdir(now, before *node, name string, up, low *os.File) error 
 	replaced := err == nil && n == 1 && opaque[0] == 'y'
 	wasDir := before != nil && before.Type == tar.TypeDir
 	if !wasDir || replaced || !sameAttributes(now.Entry, before.Entry) {
-		if err := compose.WriteEntry(d.w, now.Entry, nil); err != nil {
+		if err := d.write(now.Entry, nil); err != nil {
 			return err
 		}
+	} else {
+		d.above = append(d.above, now.Entry)
+		defer func() { // if it is still there, nothing below has changed
+			if n := len(d.above); n > 0 {
+				d.above = d.above[:n-1]
+			}
+		}()
 	}
 	if wasDir && replaced { // overlays mark every new directory
-		if err := compose.WriteEntry(d.w, compose.Entry{
+		if err := d.write(compose.Entry{
 			Path: path.Join(now.Path, opaqueName), Type: tar.TypeReg, ModTime: compose.ModTime,
 		}, nil); err != nil {
 			return err
@@ -221,7 +249,7 @@ func (d *differ) leaf(now, before *node) error {
 		if first, ok := d.first[now.inode]; ok {
 			e := now.Entry
 			e.Type, e.Link, e.Size, e.Xattrs = tar.TypeLink, first, 0, nil
-			return compose.WriteEntry(d.w, e, nil)
+			return d.write(e, nil)
 		}
 		d.first[now.inode] = now.Path
 	} else if before != nil && sameAttributes(now.Entry, before.Entry) {
@@ -237,7 +265,7 @@ func (d *differ) leaf(now, before *node) error {
 		}
 	}
 	if now.Type != tar.TypeReg {
-		return compose.WriteEntry(d.w, now.Entry, nil)
+		return d.write(now.Entry, nil)
 	}
 	if is, err := isStandIn(now.Path, now.Size, func() ([]byte, error) { return os.ReadFile(now.at) }); err != nil || is {
 		return err
@@ -246,7 +274,7 @@ func (d *differ) leaf(now, before *node) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(compose.WriteEntry(d.w, now.Entry, f), f.Close())
+	return errors.Join(d.write(now.Entry, f), f.Close())
 }
 
 // sameAttributes compares everything but time and content.

@@ -226,7 +226,10 @@ func script(t *testing.T, root *sandbox.Root, text string) string {
 func changes(t *testing.T, root *sandbox.Root) []string {
 	t.Helper()
 	var list []string
-	err := root.Changes(t.Context(), func(e compose.Entry, content io.Reader) error {
+	err := root.Changes(t.Context(), func(e sandbox.Change, content io.Reader) error {
+		if e.Above {
+			return nil
+		}
 		line := fmt.Sprintf("%c %04o %d:%d %s", e.Type, e.Mode, e.UID, e.GID, e.Path)
 		if e.Link != "" {
 			line += " -> " + e.Link
@@ -261,6 +264,6 @@ func equalLines(t *testing.T, got, want []string) {
 }
 
 // writeTo writes changes as a tar without its end.
-func writeTo(w io.Writer) func(e compose.Entry, content io.Reader) error {
-	return func(e compose.Entry, content io.Reader) error { return compose.WriteEntry(w, e, content) }
+func writeTo(w io.Writer) func(c sandbox.Change, content io.Reader) error {
+	return func(c sandbox.Change, content io.Reader) error { return compose.WriteEntry(w, c.Entry, content) }
 }

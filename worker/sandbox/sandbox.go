@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -18,7 +19,7 @@ import (
 // Conditions that callers act on.
 var (
 	// ErrUnavailable: this machine or user can't run sandboxes. The error says what is missing and how to mend it.
-	ErrUnavailable = errors.New("sandboxes are not available here")
+	ErrUnavailable = errors.New("no sandbox")
 	// ErrBusy: another process has the directory.
 	ErrBusy = errors.New("sandbox directory is in use by another process")
 	// ErrTimeout: the command ran longer than its timeout and was killed.
@@ -78,7 +79,11 @@ func Open(ctx context.Context, c Config) (*Runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := r.prove(ctx); err != nil {
+	native := NativeArch()
+	if native == "" {
+		return nil, errors.Join(fmt.Errorf("%w: no sandboxes for %s", ErrUnavailable, runtime.GOARCH), r.Close())
+	}
+	if err := r.Runs(ctx, native); err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
 	return r, nil
@@ -100,7 +105,7 @@ func open(ctx context.Context, c Config) (*Runner, error) {
 		// The kernel splits an overlay's options at these.
 		return nil, fmt.Errorf("sandbox directory %q: has a colon, comma or backslash: choose another path", dir)
 	}
-	runtime, err := findRuntime(c.Runtime)
+	program, err := findRuntime(c.Runtime)
 	if err != nil {
 		return nil, err
 	}
@@ -118,7 +123,7 @@ func open(ctx context.Context, c Config) (*Runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Runner{dir: dir, runtime: runtime, budget: c.LayerBytes, host: h, lock: lock, log: c.Log, roots: map[*Root]struct{}{}}
+	r := &Runner{dir: dir, runtime: program, budget: c.LayerBytes, host: h, lock: lock, log: c.Log, roots: map[*Root]struct{}{}}
 	if r.budget == 0 {
 		r.budget = defaultLayerBytes
 	}

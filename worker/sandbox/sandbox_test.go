@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -198,6 +199,28 @@ func TestChangesAreALayer(t *testing.T) {
 	if got := changes(t, second); len(got) > 0 {
 		t.Errorf("a fresh root has changes: %v", got)
 	}
+}
+
+// Whoever unpacks a layer into a tree of its own finds the directories above what changed as they are, and no others.
+func TestChangesHaveTheDirectoriesAboveThem(t *testing.T) {
+	r := open(t, sandbox.Config{})
+	root := debian(t, r, layer(archive(t, []tar.Header{
+		{Typeflag: tar.TypeDir, Name: "opt/", Mode: 0o750, Uid: 3}, {Typeflag: tar.TypeDir, Name: "opt/a/", Mode: 0o2770, Gid: 7},
+		{Typeflag: tar.TypeDir, Name: "opt/b/", Mode: 0o755}, {Typeflag: tar.TypeDir, Name: "opt/c/", Mode: 0o755},
+	}, nil)))
+	script(t, root, `echo 1 >/opt/a/x; echo 2 >/opt/a/y; touch /opt/b/z; rm /opt/b/z; chmod 0700 /opt/c; echo 3 >/opt/c/x`)
+	var got []string
+	err := root.Changes(t.Context(), func(c sandbox.Change, _ io.Reader) error {
+		got = append(got, fmt.Sprintf("%s %04o %d:%d %v %v", c.Path, c.Mode, c.UID, c.GID, c.Above, c.Xattrs))
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	equalLines(t, got, []string{
+		"opt 0750 3:0 true map[]", "opt/a 2770 0:7 true map[]", "opt/a/x 0644 0:7 false map[]", "opt/a/y 0644 0:7 false map[]",
+		"opt/c 0700 0:0 false map[]", "opt/c/x 0644 0:0 false map[]",
+	})
 }
 
 func TestLayersAreUnpackedOnce(t *testing.T) {

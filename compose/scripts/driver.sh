@@ -1,0 +1,85 @@
+# What dpkg does with packages whose files are there, in a system that nobody uses yet. See driver.go.
+set -eu
+exec 2>&1 # one stream, in the order in which things are said
+umask 022
+cd /
+admin=/var/lib/dpkg
+
+# Packages that dpkg configures are marked as unpacked. dpkg marks them as installed again, and the file ends as it was.
+unmark() {
+	sed -i 's/^Status: install ok installed$/Status: install ok unpacked/' "$admin/status"
+}
+
+preinst() {
+	dpkg_version=$(dpkg-query --show --showformat='${Version}' dpkg)
+	dpkg-query --show --showformat='${binary:Package} ${Package} ${Architecture} ${Version}\n' >/tmp/packages
+	mkdir "$admin/tmp.ci"
+	only=base-passwd
+	each_preinst
+	only=
+	each_preinst
+	rmdir "$admin/tmp.ci"
+}
+
+each_preinst() {
+	while read -r stem package arch version; do
+		if test "$package" = base-passwd && test -z "$only"; then
+			continue
+		fi
+		if test "$package" != base-passwd && test -n "$only"; then
+			continue
+		fi
+		if test -x "$admin/info/$stem.preinst"; then
+			run_preinst
+		fi
+	done </tmp/packages
+}
+
+# A preinst runs where dpkg unpacks the control files of the package. debconf finds the package's name and its questions
+# beside the script.
+run_preinst() {
+	echo "Running the preinst of $package ($version) ..."
+	for file in preinst config templates; do
+		if test -e "$admin/info/$stem.$file"; then
+			cp -p "$admin/info/$stem.$file" "$admin/tmp.ci/$file"
+		fi
+	done
+	printf 'Package: %s\nArchitecture: %s\nVersion: %s\n' "$package" "$arch" "$version" >"$admin/tmp.ci/control"
+	status=0
+	DPKG_ADMINDIR=$admin DPKG_ROOT= DPKG_FORCE=security-mac,downgrade,unsafe-io DPKG_HOOK_ACTION=unpack \
+		DPKG_RUNNING_VERSION=$dpkg_version DPKG_MAINTSCRIPT_NAME=preinst DPKG_MAINTSCRIPT_PACKAGE=$package \
+		DPKG_MAINTSCRIPT_PACKAGE_REFCOUNT=1 DPKG_MAINTSCRIPT_ARCH=$arch DPKG_MAINTSCRIPT_DEBUG=0 \
+		"$admin/tmp.ci/preinst" install </dev/null || status=$?
+	if test "$status" -ne 0; then
+		echo " $package package pre-installation script subprocess returned error exit status $status"
+		exit 1
+	fi
+	rm -f "$admin"/tmp.ci/*
+}
+
+# Dependencies are in the set, but not configured yet. A configuration file that a script has made before stays, as with
+# a package manager that asks nobody.
+unpack() {
+	cat >/tmp/package.deb
+	dpkg --force-unsafe-io --force-depends --force-confold --unpack /tmp/package.deb </dev/null
+	rm /tmp/package.deb
+}
+
+# By name, as far as dependencies allow: users and groups get their numbers in the order in which scripts ask for them, and
+# dpkg's own order changes with every package in the set.
+configure() {
+	unpacked=$(dpkg-query --show --showformat='${db:Status-Status} ${binary:Package}\n' | sed -n 's/^unpacked //p')
+	if test -n "$unpacked"; then
+		dpkg --force-unsafe-io --force-confold --abort-after=1 --configure $unpacked </dev/null
+	fi
+	dpkg --force-unsafe-io --force-confold --abort-after=1 --configure -a </dev/null
+	left=$(dpkg --audit)
+	if test -n "$left"; then
+		printf '%s\n' "$left"
+		exit 1
+	fi
+}
+
+for phase; do
+	"$phase"
+done

@@ -1,0 +1,237 @@
+package execute_test
+
+import (
+	"log/slog"
+	"os"
+	"os/exec"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"bakefarm/compose/deb/debtest"
+	"bakefarm/farm"
+	"bakefarm/plan"
+	"bakefarm/worker/execute"
+	"bakefarm/worker/sandbox"
+)
+
+// tools are this machine's programs that the system of these tests has: what dpkg and the driver need.
+var tools = map[string][]string{
+	"dash": {"sh"},
+	"dpkg": {"dpkg", "dpkg-deb", "dpkg-divert", "dpkg-query", "dpkg-split", "dpkg-statoverride", "dpkg-trigger"},
+	"tools": {"cat", "chmod", "chown", "cp", "date", "diff", "grep", "id", "ldconfig", "ln", "ls", "mkdir", "mv", "rm", "rmdir",
+		"sed", "sleep", "tar", "touch"},
+}
+
+// toolsOf makes packages of this machine's programs and the libraries that they need.
+func toolsOf(t *testing.T) []debtest.Package {
+	t.Helper()
+	libraries := map[string]string{} // path in the image → on the machine
+	lay := func(name, from string, mode int64) debtest.Entry {
+		data, err := os.ReadFile(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return debtest.Entry{Name: "./" + name, Content: string(data), Mode: mode}
+	}
+	var packages []debtest.Package
+	for _, name := range []string{"dash", "dpkg", "tools"} {
+		p := debtest.Package{Name: name, Architecture: "amd64", Entries: []debtest.Entry{{Name: "./usr/"}, {Name: "./usr/bin/"}}}
+		for _, tool := range tools[name] {
+			path, err := exec.LookPath(tool)
+			if err != nil {
+				path = "/sbin/" + tool
+			}
+			p.Entries = append(p.Entries, lay("usr/bin/"+tool, path, 0o755))
+			out, err := exec.Command("ldd", path).Output()
+			if err != nil {
+				t.Fatalf("ldd %s: %v", path, err)
+			}
+			for word := range strings.FieldsSeq(string(out)) {
+				if strings.HasPrefix(word, "/") {
+					libraries["usr"+strings.TrimPrefix(word, "/usr")] = word
+				}
+			}
+		}
+		packages = append(packages, p)
+	}
+	libc := debtest.Package{Name: "libc6", Architecture: "amd64"}
+	dirs := map[string]bool{}
+	var names []string
+	for name := range libraries {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		parts := strings.Split(name, "/")
+		for i := 1; i < len(parts); i++ {
+			if dir := "./" + strings.Join(parts[:i], "/") + "/"; !dirs[dir] {
+				dirs[dir] = true
+				libc.Entries = append(libc.Entries, debtest.Entry{Name: dir})
+			}
+		}
+		libc.Entries = append(libc.Entries, lay(name, libraries[name], 0o755))
+	}
+	base := debtest.Package{Name: "base-files", Entries: []debtest.Entry{
+		{Name: "./etc/"}, {Name: "./root/"}, {Name: "./run/"}, {Name: "./var/"}, {Name: "./var/log/"}, {Name: "./tmp/", Mode: 0o1777},
+		{Name: "./etc/passwd", Content: "root:x:0:0:root:/root:/bin/sh\n"}, {Name: "./etc/group", Content: "root:x:0:\n"},
+	}}
+	return append([]debtest.Package{base}, append(packages, libc)...)
+}
+
+// bakeScripts bakes packages over the tools, and runs their scripts.
+func (b *bench) bakeScripts(packages ...debtest.Package) (system, changes plan.Layer, err error) {
+	b.t.Helper()
+	spec, members := b.specOf(packages...)
+	spec.OS.Scripts = true
+	b.must(farm.KindAssemble, spec, &system, members...)
+	err = b.run(farm.KindConfigure, plan.ConfigureSpec{Arch: "amd64"}, &changes, system)
+	return system, changes, err
+}
+
+// withSandbox gives the environment a sandbox for the time of the test.
+func (b *bench) withSandbox() {
+	b.t.Helper()
+	r, err := sandbox.Open(b.t.Context(), sandbox.Config{Dir: b.t.TempDir(), Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() {
+		if err := r.Close(); err != nil {
+			b.t.Error(err)
+		}
+	})
+	b.env.Sandbox = r
+}
+
+var _ execute.Sandbox = (*sandbox.Runner)(nil)
+
+// scripted are packages whose scripts write down how they were called, beside the traps: a package that diverts another's
+// file and has one in its place, a trigger, a file removed, logs, times.
+func scripted() []debtest.Package {
+	record := `echo "$DPKG_MAINTSCRIPT_PACKAGE $DPKG_MAINTSCRIPT_NAME $DPKG_MAINTSCRIPT_ARCH $*" >>/calls` + "\n"
+	return []debtest.Package{
+		{Name: "aa-divert", Entries: []debtest.Entry{{Name: "./usr/"}, {Name: "./usr/bin/"}, {Name: "./usr/bin/tool", Content: "better", Mode: 0o755},
+			{Name: "./usr/bin/tool-too", Type: '1', Link: "./usr/bin/tool"}, {Name: "./etc/"}, {Name: "./etc/better.conf", Content: "1\n"}}, Control: map[string]string{
+			"conffiles": "/etc/better.conf\n",
+			"preinst":   "#!/bin/sh\nset -e\n" + record + "dpkg-divert --package aa-divert --add --rename \\\n --divert /usr/bin/tool.plain /usr/bin/tool\n",
+			"postinst":  "#!/bin/sh\nset -e\n" + record,
+		}},
+		{Name: "base-passwd", Entries: []debtest.Entry{{Name: "./usr/"}, {Name: "./usr/bin/"}, {Name: "./usr/bin/tool", Content: "plain", Mode: 0o755}}, Control: map[string]string{
+			"preinst": "#!/bin/sh\nset -e\n" + record + `test "$0" = /var/lib/dpkg/tmp.ci/preinst; grep -q '^Package: base-passwd$' /var/lib/dpkg/tmp.ci/control` + "\n",
+			"postinst": "#!/bin/sh\nset -e\n" + record + `
+				dpkg-query --show --showformat='${Status}\n' base-passwd >>/calls
+				date >/var/log/when; date >/etc/machine-id; echo "$SOURCE_DATE_EPOCH" >/etc/epoch; echo x >/run/x
+				rm /usr/share/gone; chmod 0600 /usr/share/stays`,
+		}},
+		{Name: "noscript", Entries: []debtest.Entry{{Name: "./usr/"}, {Name: "./usr/share/"}, {Name: "./usr/share/gone", Content: "g"}, {Name: "./usr/share/stays", Content: "s"}}},
+		{Name: "watcher", Control: map[string]string{
+			"triggers": "interest-noawait poke\n",
+			"postinst": "#!/bin/sh\nset -e\n" + record,
+		}},
+		{Name: "zz-poker", Fields: map[string]string{"Depends": "watcher"}, Control: map[string]string{
+			"triggers": "activate-noawait poke\n",
+			"postinst": "#!/bin/sh\nset -e\n" + record,
+		}},
+	}
+}
+
+func TestScriptsRun(t *testing.T) {
+	all := append(toolsOf(t), scripted()...)
+	slices.SortFunc(all, func(a, b debtest.Package) int { return strings.Compare(a.Name, b.Name) })
+	b := newBench(t, newStore(t))
+	b.withSandbox()
+	system, l, err := b.bakeScripts(all...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if system.Scripts != 4 || len(system.Unpack) != 1 || system.Date != debtest.Date {
+		t.Errorf("the system: %d packages with scripts, %d to unpack, date %d", system.Scripts, len(system.Unpack), system.Date)
+	}
+	got := b.layer(l)
+	calls := "base-passwd preinst all install\n" +
+		"aa-divert preinst all install\n" +
+		"aa-divert postinst all configure \nbase-passwd postinst all configure \ninstall ok half-configured\n" +
+		"watcher postinst all configure \nzz-poker postinst all configure \nwatcher postinst all triggered poke\n"
+	for path, want := range map[string]string{
+		"calls": calls, "var/log/when": "", "etc/machine-id": "", "etc/epoch": "1714564800\n", "usr/share/stays": "s",
+		"usr/bin/tool": "better", "usr/bin/tool.plain": "plain", "etc/better.conf": "1\n", "usr/share/.wh.gone": "",
+		"var/lib/dpkg/diversions": "/usr/bin/tool\n/usr/bin/tool.plain\naa-divert\n",
+	} {
+		if e := got[path]; e.Header == nil || e.content != want {
+			t.Errorf("%s is %q, want %q", path, e.content, want)
+		} else if path != "usr/share/.wh.gone" && e.ModTime.Unix() != debtest.Date {
+			t.Errorf("%s is of %v", path, e.ModTime)
+		}
+	}
+	status := got["var/lib/dpkg/status"].content
+	if n := strings.Count(status, "Status: install ok installed\n"); n != len(all) || strings.Count(status, "Status:") != n {
+		t.Errorf("%d of %d packages are installed:\n%s", n, len(all), status)
+	}
+	for _, path := range []string{"run/x", "var/log/dpkg.log", "var/lib/dpkg/status-old", "var/lib/dpkg/lock", "usr/sbin/policy-rc.d", "var/lib/dpkg/tmp.ci"} {
+		if _, is := got[path]; is {
+			t.Errorf("the layer has %s", path)
+		}
+	}
+	if lines := strings.Join(b.lines, "\n"); !strings.Contains(lines, "Setting up zz-poker (1.0-1) ...") {
+		t.Errorf("said:\n%s", lines)
+	}
+
+	// Another worker makes the same.
+	other := newBench(t, b.store)
+	other.withSandbox()
+	if _, again, err := other.bakeScripts(all...); err != nil || !reflect.DeepEqual(again, l) {
+		t.Errorf("another worker made %+v, %v, not %+v", again, err, l)
+	}
+}
+
+func TestScriptsFail(t *testing.T) {
+	all := toolsOf(t)
+	b := newBench(t, newStore(t))
+	b.withSandbox()
+	for name, test := range map[string]struct {
+		broken debtest.Package
+		want   []string
+	}{
+		"postinst": {debtest.Package{Name: "broken", Control: map[string]string{"postinst": "#!/bin/sh\necho working\necho no luck >&2\nexit 3\n"}},
+			[]string{"postinst of broken 1.0-1 returned error exit status 3; its last lines:", "\n  working\n  no luck\n"}},
+		"preinst": {debtest.Package{Name: "broken", Control: map[string]string{"preinst": "#!/bin/sh\necho no space\nexit 1\n"}},
+			[]string{"preinst of broken 1.0-1 returned error exit status 1; its last lines:\n  no space\n"}},
+		"while unpacking": {debtest.Package{Name: "broken", Entries: []debtest.Entry{{Name: "./usr/"}, {Name: "./usr/bin/"}, {Name: "./usr/bin/sh", Content: "other"}},
+			Control: map[string]string{"preinst": "#!/bin/sh\n: dpkg-divert --add\n"}},
+			[]string{"package broken 1.0-1: ", "trying to overwrite '/usr/bin/sh', which is also in package dash 1.0-1"}},
+		"unmet": {debtest.Package{Name: "broken", Fields: map[string]string{"Depends": "nothing-like-it"}, Control: map[string]string{"postinst": "#!/bin/sh\n"}},
+			[]string{"package broken", "broken depends on nothing-like-it"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, _, err := b.bakeScripts(append(slices.Clone(all), test.broken)...)
+			if err == nil {
+				t.Fatal("no error")
+			}
+			for _, want := range test.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("error %q\nlacks %q", err, want)
+				}
+			}
+			if execute.MayPass(err) {
+				t.Error("another attempt is made")
+			}
+		})
+	}
+
+	// Nobody would run the scripts.
+	spec, members := b.specOf(all[0], scripted()[3])
+	spec.OS.Scripts = true
+	if err := b.run(farm.KindAssemble, spec, nil, members...); err == nil || !strings.Contains(err.Error(), "package watcher 1.0-1 has maintainer scripts, which can't run without dpkg") {
+		t.Errorf("without dpkg: %v", err)
+	}
+	// Nobody needs to.
+	b.env.Sandbox = nil
+	if _, l, err := b.bakeScripts(all[0]); err != nil || len(b.layer(l)) != 0 {
+		t.Errorf("without scripts: %+v, %v", l, err)
+	}
+	if _, _, err := b.bakeScripts(append(all, scripted()[3])...); err == nil || !strings.Contains(err.Error(), "no sandbox") {
+		t.Errorf("without a sandbox: %v", err)
+	}
+}
