@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"bakefarm/bus"
 	"bakefarm/farm"
@@ -120,7 +121,11 @@ func (c *Coordinator) advance(ctx context.Context, f *flight, b farm.Bake) (agai
 		}
 		switch {
 		case len(m.broken) > 0:
-			return false, fatal{errors.New(failure(f.graph.failures[m.broken[0]]))}
+			failed := f.graph.failures[m.broken[0]]
+			if failed.Kind == farm.KindConvert && !strings.HasPrefix(failed.Error, notReproducible) {
+				c.forgetObserved(ctx, f, b)
+			}
+			return false, fatal{errors.New(failure(failed))}
 		case m.done:
 			return true, c.complete(ctx, f, b)
 		case len(m.dispatch) == 0:

@@ -171,6 +171,27 @@ func (c *Coordinator) observed(ctx context.Context, s plan.Shard, b farm.Bake) (
 	return seen, !slices.Contains(have, false), err
 }
 
+// forgetObserved makes the next bake ask the mirrors again: one does not have what this bake was told that it has.
+func (c *Coordinator) forgetObserved(ctx context.Context, f *flight, b farm.Bake) {
+	if err := c.readRecipe(ctx, f, b); err != nil {
+		return // it grows old by itself
+	}
+	questions, err := plan.Resolve(f.recipe)
+	if err != nil {
+		return
+	}
+	for _, q := range questions {
+		key := plan.Observe(q.Observe).Key.Encoded()
+		_, revision, err := c.Bus.Observations.Get(ctx, key)
+		if err == nil {
+			err = c.Bus.Observations.Delete(ctx, key, revision)
+		}
+		if err != nil && !errors.Is(err, bus.ErrNotFound) && !errors.Is(err, bus.ErrConflict) {
+			c.Log.Warn("observation not forgotten", "observe", q.Observe.Suite, "err", err)
+		}
+	}
+}
+
 // packages reads a solved package list.
 func (c *Coordinator) packages(ctx context.Context, d digest.Digest) ([]plan.SolvedPackage, error) {
 	raw, err := imagestore.ReadAll(ctx, c.Store, d, maxSolved)
@@ -240,8 +261,10 @@ func (c *Coordinator) readLock(ctx context.Context, f *flight, lock, evidence di
 
 // addURL notes where a package can be had. Platforms see the same packages for all architectures in the same places.
 func addURL(urls map[digest.Digest][]string, p plan.SolvedPackage) {
-	if p.URL != "" && !slices.Contains(urls[p.SHA256], p.URL) {
-		urls[p.SHA256] = append(urls[p.SHA256], p.URL)
+	for _, url := range append([]string{p.URL}, p.Also...) {
+		if url != "" && !slices.Contains(urls[p.SHA256], url) {
+			urls[p.SHA256] = append(urls[p.SHA256], url)
+		}
 	}
 }
 

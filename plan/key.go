@@ -40,6 +40,7 @@ func Observe(spec ObserveSpec) Shard {
 func Solve(spec SolveSpec) Shard {
 	type index struct {
 		Base      string        `json:"base"`
+		Also      []string      `json:"also,omitempty"`
 		Suite     string        `json:"suite"`
 		Codename  string        `json:"codename"`
 		Component string        `json:"component"`
@@ -69,7 +70,7 @@ func Solve(spec SolveSpec) Shard {
 	in := inputs{Suite: d.Suite, Variant: d.Variant, Packages: d.Packages, Scripts: d.Scripts, Arch: spec.Arch, Pins: spec.Pins,
 		Stay: spec.Stay, Locate: spec.Locate}
 	for _, i := range spec.Indexes {
-		in.Indexes = append(in.Indexes, index{i.Base, i.Suite, i.Codename, i.Component, i.Name, i.Packages,
+		in.Indexes = append(in.Indexes, index{i.Base, i.Also, i.Suite, i.Codename, i.Component, i.Name, i.Packages,
 			i.Origin, i.Label, i.Archive, i.Version, i.NotAutomatic, i.ButAutomaticUpgrades})
 	}
 	subject := d.Suite + " " + spec.Arch

@@ -45,9 +45,10 @@ type Pin struct {
 
 // Index is one Packages index as a mirror had it.
 type Index struct {
-	Base      string        `json:"base"`     // URI that the index's Filename fields are relative to
-	Suite     string        `json:"suite"`    // as the source names it: bookworm-updates
-	Codename  string        `json:"codename"` // of the Release file
+	Base      string        `json:"base"`           // URI that the index's Filename fields are relative to
+	Also      []string      `json:"also,omitempty"` // other ones with the same Release, which stand in for it
+	Suite     string        `json:"suite"`          // as the source names it: bookworm-updates
+	Codename  string        `json:"codename"`       // of the Release file
 	Component string        `json:"component"`
 	Release   digest.Digest `json:"release"`  // of the InRelease file: evidence
 	SignedBy  string        `json:"signedBy"` // fingerprint of the key: evidence
@@ -93,7 +94,8 @@ type SolveOutput struct {
 // SolvedPackage is a locked package and where it was seen.
 type SolvedPackage struct {
 	recipe.LockedPackage
-	URL string `json:"url,omitempty"` // where this observation's mirror has it, empty when it is gone; no part of any key
+	URL  string   `json:"url,omitempty"`  // where this observation's mirror has it, empty when it is gone; no part of any key
+	Also []string `json:"also,omitempty"` // and where others have it
 }
 
 // ConvertSpec asks for one package as a layer member. The key covers Package.SHA256 alone.

@@ -151,7 +151,7 @@ var (
 )
 
 func readDebian(v strict.Value) *Debian {
-	f, ok := v.Fields("{suite: bookworm}", "suite", "variant", "packages", "scripts", "exclude", "mirror", "keyring")
+	f, ok := v.Fields("{suite: bookworm}", "suite", "variant", "packages", "scripts", "exclude", "mirror", "keyring", "checkValidUntil")
 	if !ok {
 		return nil
 	}
@@ -203,6 +203,17 @@ func readDebian(v strict.Value) *Debian {
 			v.Refuse("stands without mirror, whose signatures it is for; write both, or leave both to the worker's apt sources")
 		}
 	}
+	if v, ok := f.Get("checkValidUntil"); ok {
+		switch {
+		case v.IsTrue():
+		case !v.IsFalse():
+			v.Refuse("is %s; write checkValidUntil: false for a mirror that keeps an old state, or leave it out", v.Describe())
+		case d.Mirror == "":
+			v.Refuse("stands without mirror; for the worker's apt sources, Check-Valid-Until: no stands there")
+		default:
+			d.Mirror = "[check-valid-until=no] " + d.Mirror
+		}
+	}
 	return d
 }
 
@@ -233,7 +244,23 @@ func readPackages(v strict.Value) []string {
 	return kept
 }
 
+// readMirror reads a mirror, or a list of several, into one text with spaces between them.
 func readMirror(v strict.Value) string {
+	if v.IsText() {
+		return readMirrorURL(v)
+	}
+	items, _ := v.Items("a mirror's URL, or [http://one.example/debian, http://two.example/debian]")
+	if v.IsEmptyList() {
+		v.Refuse("is empty; write a mirror's URL, or leave it out for the worker's apt sources")
+	}
+	var all []string
+	for _, v := range items {
+		all = append(all, readMirrorURL(v))
+	}
+	return strings.Join(all, " ")
+}
+
+func readMirrorURL(v strict.Value) string {
 	s, ok := v.Text("the mirror's URL")
 	if !ok {
 		return ""
@@ -241,7 +268,7 @@ func readMirror(v strict.Value) string {
 	u, err := url.Parse(s)
 	switch {
 	case err != nil, !slices.Contains([]string{"http", "https", "file"}, schemeOf(u)),
-		u.Scheme != "file" && u.Host == "", u.RawQuery != "", u.Fragment != "":
+		u.Scheme != "file" && u.Host == "", strings.ContainsAny(s, " \t\n"), u.RawQuery != "", u.Fragment != "":
 		v.Refuse("%q is no mirror; write a URL such as http://mirror.example/debian, https or file", clip(s))
 	case u.User != nil:
 		v.Refuse("has a user or password in it, and recipes are for everybody's eyes; put them into auth.conf.d on the workers")

@@ -36,7 +36,7 @@ type Debian struct {
 	Packages []string `json:"packages,omitempty"` // name or name=version, in the order given, each once: it decides between alternatives
 	Scripts  string   `json:"scripts"`            // "run" the maintainer scripts, or "skip" them
 	Exclude  []string `json:"exclude,omitempty"`  // patterns for NewExcludes: presets have become what they stand for
-	Mirror   string   `json:"mirror,omitempty"`   // overrides the worker's apt sources
+	Mirror   string   `json:"mirror,omitempty"`   // overrides the worker's apt sources; several with spaces between, after options as in a one-line source
 	Keyring  string   `json:"keyring,omitempty"`  // path on the worker, with Mirror
 }
 

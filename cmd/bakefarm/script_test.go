@@ -362,15 +362,16 @@ func cmdContents(ts *testscript.TestScript, neg bool, args []string) {
 //	mirror missing PART
 //	mirror break-signature | unknown-key | expire
 //	mirror heal            serves everything as it should be
+//	mirror twin VAR        sets $VAR to the address of another mirror of the same, which nothing is wrong with
 //	mirror update          publishes a newer tzdata
 //	mirror asked PART      waits until a path that contains PART was asked for
 //	mirror count VAR PART  sets $VAR to how many requests there were for paths that contain PART
 func cmdMirror(ts *testscript.TestScript, neg bool, args []string) {
 	w := worldOf(ts)
 	m := w.mirror
-	want := map[string]int{"hold": 2, "flip": 2, "cut": 2, "missing": 2, "asked": 2, "count": 3}
+	want := map[string]int{"hold": 2, "flip": 2, "cut": 2, "missing": 2, "asked": 2, "count": 3, "twin": 2}
 	if neg || len(args) == 0 || len(args) != max(1, want[args[0]]) {
-		ts.Fatalf("usage: mirror hold|flip|cut|missing|asked PART, mirror count VAR PART, mirror break-signature|unknown-key|expire|update|heal|release")
+		ts.Fatalf("usage: mirror hold|flip|cut|missing|asked PART, mirror count VAR PART, mirror twin VAR, mirror break-signature|unknown-key|expire|update|heal|release")
 	}
 	switch args[0] {
 	case "hold":
@@ -381,6 +382,8 @@ func cmdMirror(ts *testscript.TestScript, neg bool, args []string) {
 		m.Serve(args[1], mirrortest.Flipped())
 	case "cut":
 		m.Serve(args[1], mirrortest.Cut(100, 0))
+	case "twin":
+		ts.Setenv(args[1], m.Twin())
 	case "missing":
 		m.Serve(args[1], mirrortest.Missing())
 	case "break-signature":

@@ -33,6 +33,11 @@ func (v Value) IsTrue() bool {
 	return v.node.Kind == yaml.ScalarNode && v.node.Tag == "!!bool" && strings.EqualFold(v.node.Value, "true")
 }
 
+// IsFalse reports whether the value is the truth value false.
+func (v Value) IsFalse() bool {
+	return v.node.Kind == yaml.ScalarNode && v.node.Tag == "!!bool" && !v.IsTrue()
+}
+
 // IsEmptyList reports whether the value is a list without items.
 func (v Value) IsEmptyList() bool {
 	return v.node.Kind == yaml.SequenceNode && len(v.node.Content) == 0

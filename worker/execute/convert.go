@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/http"
 
 	"bakefarm/compose/deb"
 	"bakefarm/plan"
@@ -34,11 +35,24 @@ var decompressors = func() deb.Decompressors {
 // wire, its beginning is compressed.
 func convert(ctx context.Context, j *job, spec plan.ConvertSpec) (plan.Member, error) {
 	p := spec.Package
-	member, err := j.convert(ctx, spec)
-	if err != nil {
-		return plan.Member{}, fmt.Errorf("package %s %s (%s): %w", p.Name, p.Version, p.Arch, err)
+	for {
+		member, err := j.convert(ctx, spec)
+		if err == nil {
+			return member, nil
+		}
+		err = fmt.Errorf("package %s %s (%s): %w", p.Name, p.Version, p.Arch, err)
+		var asked *mirror.Error
+		var other *mirror.MismatchError
+		switch {
+		case errors.As(err, &other) && len(spec.URLs) > 1: // shows at the end of a large one, when no other was asked yet
+			j.say("%v; trying the next mirror", err)
+			spec.URLs = spec.URLs[1:]
+			continue
+		case errors.As(err, &asked) && asked.Status == http.StatusNotFound:
+			err = fmt.Errorf("%w, though its index lists the package: it may be in the middle of an update; bake again to see what it has now", err)
+		}
+		return plan.Member{}, err
 	}
-	return member, nil
 }
 
 func (j *job) convert(ctx context.Context, spec plan.ConvertSpec) (plan.Member, error) {
@@ -54,7 +68,7 @@ func (j *job) convert(ctx context.Context, spec plan.ConvertSpec) (plan.Member, 
 	}
 	// The turn is taken when the package is here or a good part of it waits: a slow mirror holds up no other work.
 	ahead, err := readAhead(ctx, func(ctx context.Context) (io.ReadCloser, error) {
-		return j.Mirror.Fetch(ctx, spec.URLs, p.Size, p.SHA256)
+		return j.Mirror.Fetch(j.asking(ctx), spec.URLs, p.Size, p.SHA256)
 	})
 	if err != nil {
 		return plan.Member{}, err

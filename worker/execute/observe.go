@@ -17,9 +17,14 @@ type Mirror interface {
 	Observe(ctx context.Context, suite, arch, mirror, keyring string) (*mirror.Observation, error)
 }
 
+// asking makes what a mirror is asked again for heard of.
+func (j *job) asking(ctx context.Context) context.Context {
+	return mirror.WithNotes(ctx, func(note string) { j.say("%s", note) })
+}
+
 // observe asks the mirrors of a suite what they have, and keeps it. The same files as last time cost nothing more.
 func observe(ctx context.Context, j *job, spec plan.ObserveSpec) (plan.ObserveOutput, error) {
-	seen, err := j.Mirror.Observe(ctx, spec.Suite, spec.Arch, spec.Mirror, spec.Keyring)
+	seen, err := j.Mirror.Observe(j.asking(ctx), spec.Suite, spec.Arch, spec.Mirror, spec.Keyring)
 	if err != nil {
 		return plan.ObserveOutput{}, err
 	}

@@ -71,10 +71,18 @@ func (j *job) choose(ctx context.Context, spec plan.SolveSpec, indexes []*apt.In
 			LockedPackage: recipe.LockedPackage{Name: p.Name, Version: p.Version, Arch: p.Arch, SHA256: p.Digest, Size: p.Size, Base: p.Base},
 		}
 		if p.Index < len(spec.Indexes) {
-			packages[i].URL = mirror.PackageURL(spec.Indexes[p.Index].Base, p.Filename)
+			setURL(&packages[i], spec.Indexes[p.Index], p.Filename)
 		}
 	}
 	return packages, nil
+}
+
+// setURL says where a package of an index can be had.
+func setURL(p *plan.SolvedPackage, x plan.Index, filename string) {
+	p.URL = mirror.PackageURL(x.Base, filename)
+	for _, base := range x.Also {
+		p.Also = append(p.Also, mirror.PackageURL(base, filename))
+	}
 }
 
 // request is what a spec asks of the solver.

@@ -11,7 +11,6 @@ import (
 	"bakefarm/imagestore"
 	"bakefarm/plan"
 	"bakefarm/recipe"
-	"bakefarm/worker/mirror"
 )
 
 // locate finds where locked packages can be had. One that is gone is an error, which names what the indexes have instead.
@@ -25,7 +24,7 @@ func locate(spec plan.SolveSpec, indexes []*apt.Index) ([]plan.SolvedPackage, er
 			gone, names = append(gone, isGone(p, spec.Arch, indexes)), append(names, p.Name)
 			continue
 		}
-		list[i].URL = mirror.PackageURL(spec.Indexes[at].Base, found.Filename)
+		setURL(&list[i], spec.Indexes[at], found.Filename)
 	}
 	if len(gone) == 0 {
 		return list, nil

@@ -165,6 +165,23 @@ func notFound(err error) bool {
 
 var errStalled = errors.New("the mirror said nothing for too long")
 
+// attempts are how often an address is tried that answers with err. One that keeps silent has taken its time each time.
+func (c *Client) attempts(err error) int {
+	var late net.Error
+	if errors.Is(err, errStalled) || errors.As(err, &late) && late.Timeout() {
+		return min(c.opts.Attempts, 2)
+	}
+	return c.opts.Attempts
+}
+
+type notesKey struct{}
+
+// WithNotes makes Observe and Fetch say what they try again and why, while they wait: what people see who wait too. note is
+// called from any goroutine.
+func WithNotes(ctx context.Context, note func(string)) context.Context {
+	return context.WithValue(ctx, notesKey{}, note)
+}
+
 // open makes one request. The answer has status 200, 206 or 304; its body fails when the mirror stalls. Other answers
 // and no answer are an *Error.
 func (c *Client) open(ctx context.Context, address string, header http.Header) (*http.Response, error) {
@@ -200,6 +217,10 @@ func (c *Client) open(ctx context.Context, address string, header http.Header) (
 		var wrapped *url.Error // repeats the address
 		if errors.As(err, &wrapped) {
 			err = wrapped.Err
+		}
+		var late net.Error
+		if errors.As(err, &late) && late.Timeout() && strings.Contains(err.Error(), "headers") {
+			err = fmt.Errorf("%w: timeout after %v", errStalled, c.opts.Stall)
 		}
 		e := fail(err)
 		e.Temporary = ctx.Err() == nil && passes(err)
@@ -261,6 +282,9 @@ func (c *Client) pause(ctx context.Context, n int, last error) error {
 	var e *Error
 	if errors.As(last, &e) {
 		d = max(d, e.retryAfter)
+	}
+	if note, ok := ctx.Value(notesKey{}).(func(string)); ok && last != nil {
+		note(fmt.Sprintf("%v; trying again", last))
 	}
 	timer := time.NewTimer(d)
 	defer timer.Stop()

@@ -159,8 +159,12 @@ func (t *transfer) connect() error {
 
 // giveUp decides after a failure at the current address: nil to try on, there or at the next one, or the failure.
 func (t *transfer) giveUp(err error) error {
+	attempts := t.c.attempts(err)
+	if len(t.urls) > 1 {
+		attempts = min(attempts, 2) // the next one is the better try
+	}
 	var e *Error
-	if errors.As(err, &e) && e.Temporary && t.attempts < t.c.opts.Attempts {
+	if errors.As(err, &e) && e.Temporary && t.attempts < attempts {
 		return nil
 	}
 	if len(t.urls) == 1 {

@@ -64,7 +64,8 @@ type target struct {
 //
 // With mirror empty the machine's apt sources say where. Otherwise mirror is one base URI or several separated by spaces,
 // of which component main is taken: at least one must have the suite, and suite-updates and suite-security are taken
-// where they exist; credentials for it come from auth.conf. keyring is the path of a keyring; empty: the source's Signed-By or apt's trusted keys.
+// where they exist; those with the same path stand in for each other, and one of them must be there and right. Credentials
+// for it come from auth.conf. Options as in a one-line entry may come first: [check-valid-until=no]. keyring is the path of a keyring; empty: the source's Signed-By or apt's trusted keys.
 //
 // It is idempotent, and asks only for what changed since the last time when Options.Cache is set.
 func (c *Client) Observe(ctx context.Context, suite, arch, mirror, keyring string) (*Observation, error) {
@@ -97,8 +98,12 @@ func (c *Client) Observe(ctx context.Context, suite, arch, mirror, keyring strin
 func (c *Client) targets(suite, arch, mirror, keyring string) ([]target, error) {
 	var sources []Source
 	if mirror != "" {
-		all := &Sources{}
-		if err := all.add(Source{From: "mirror", Components: []string{"main"}}, strings.Fields(mirror), suitesOf(suite)); err != nil {
+		all, named := &Sources{}, named
+		if options, rest, ok := strings.Cut(strings.TrimPrefix(mirror, "["), "]"); ok && strings.HasPrefix(mirror, "[") {
+			named.setAll(options)
+			mirror = rest
+		}
+		if err := all.add(named, strings.Fields(mirror), suitesOf(suite)); err != nil {
 			return nil, err
 		}
 		if len(all.logins) > 0 {
@@ -106,13 +111,11 @@ func (c *Client) targets(suite, arch, mirror, keyring string) ([]target, error) 
 				all.All[0].URIs[0])
 		}
 		for _, s := range all.All {
-			if snapshot.MatchString(strings.Join(s.URIs, " ")) {
-				s.CheckValidUntil = new(bool) // who asks for a day that is past gets it
-			}
-			for _, base := range s.URIs {
-				one := s
-				one.URIs = []string{base}
-				sources = append(sources, one)
+			for _, s := range s.byPath() {
+				if snapshot.MatchString(s.URIs[0]) {
+					s.CheckValidUntil = new(bool) // who asks for a day that is past gets it
+				}
+				sources = append(sources, s)
 			}
 		}
 	} else {
@@ -142,6 +145,10 @@ func (c *Client) targets(suite, arch, mirror, keyring string) ([]target, error) 
 	}
 	return targets, nil
 }
+
+// named is the source of a mirror that is named beside the machine's own: what the machine lets pass for its own does not
+// hold for it.
+var named = Source{From: "mirror", Components: []string{"main"}, CheckValidUntil: func() *bool { yes := true; return &yes }()}
 
 // snapshot is in the path of an archive as it was at a time.
 var snapshot = regexp.MustCompile(`/[0-9]{8}T[0-9]{6}Z(/|\s|$)`)
@@ -177,7 +184,7 @@ func (c *Client) observe(ctx context.Context, targets []target, suite, arch stri
 					seen[key] = true
 				}
 				x := &Index{Index: plan.Index{
-					Base: a.bases[0], Suite: a.source.Suite, Codename: a.release.Codename, Component: a.component(component),
+					Base: a.bases[0], Also: a.bases[1:], Suite: a.source.Suite, Codename: a.release.Codename, Component: a.component(component),
 					Release: a.digest, SignedBy: a.signer, Name: name,
 					Packages: a.release.Files[name].SHA256, Size: a.release.Files[name].Size,
 					Origin: a.release.Origin, Label: a.release.Label, Archive: a.release.Suite, Version: a.release.Version,
@@ -260,18 +267,28 @@ func (c *Client) archives(ctx context.Context, o *Observation, targets []target,
 	var archives []archive
 	for i, t := range targets {
 		answered := slices.ContainsFunc(results[i], func(r result) bool { return r.err == nil })
+		// standIn reports whether another base of the j-th one's path is there and has said what there is.
+		standIn := func(j int) bool {
+			for k, r := range results[i] {
+				if k != j && (r.err == nil || t.optional && notFound(r.err)) && pathOf(t.source.URIs[k]) == pathOf(t.source.URIs[j]) {
+					return true
+				}
+			}
+			return false
+		}
 		first := len(archives)
-		for _, r := range results[i] {
+		for j, r := range results[i] {
 			if r.err != nil {
 				var e *Error
-				unreachable := errors.As(r.err, &e) && (e.Temporary || e.Status != 0)
-				if !(t.optional && notFound(r.err)) && !(answered && unreachable) {
+				its := errors.As(r.err, &e) // the mirror's own, not this machine's
+				unreachable := its && (e.Temporary || e.Status != 0)
+				if !(t.optional && notFound(r.err)) && !(answered && unreachable) && !(its && standIn(j)) {
 					if t.source.Extra {
 						return nil, fmt.Errorf("%w (of %s; write Enabled: no there when images shall do without it)", r.err, t.source.From)
 					}
 					return nil, r.err
 				}
-				if !(t.optional && answered) {
+				if !(t.optional && answered && notFound(r.err)) {
 					o.Notes = append(o.Notes, r.err.Error())
 				}
 				continue
@@ -468,7 +485,7 @@ func (c *Client) ask(ctx context.Context, address string, fresh bool) (a *answer
 			return a, cached, nil
 		}
 		var e *Error
-		if !errors.As(err, &e) || !e.Temporary || n >= c.opts.Attempts || ctx.Err() != nil {
+		if !errors.As(err, &e) || !e.Temporary || n >= c.attempts(err) || ctx.Err() != nil {
 			return nil, false, err
 		}
 	}

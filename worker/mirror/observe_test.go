@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -490,4 +491,88 @@ func TestKeybox(t *testing.T) {
 	write(t, name, "\x00\x00\x00\x20\x01\x01\x00\x02KBXf\x00\x00\x00\x00")
 	_, err := newClient(t, mirror.Options{}).Observe(t.Context(), "bookworm", "amd64", m.URL, name)
 	wantError(t, err, "pubring.kbx: it is a GnuPG keybox", "--export")
+}
+
+// TestStandIns: mirrors with the same path stand in for each other, whatever is wrong with one of them; what has another
+// path is another archive, and has to be there.
+func TestStandIns(t *testing.T) {
+	for name, test := range map[string]struct {
+		spoil func(*mirrortest.Mirror)
+		first string // instead of the mirror's URL
+		want  string // error
+		notes string
+		also  int
+	}{
+		"both well":        {also: 1},
+		"no connection":    {first: "http://127.0.0.1:1", notes: "127.0.0.1:1"},
+		"always 503":       {spoil: func(m *mirrortest.Mirror) { m.Serve("", mirrortest.Unavailable(1000)) }, notes: "503"},
+		"silent":           {spoil: func(m *mirrortest.Mirror) { m.Serve("", mirrortest.Slow(time.Minute, 0)) }, notes: "said nothing"},
+		"bad signature":    {spoil: func(m *mirrortest.Mirror) { m.Serve("InRelease", mirrortest.Flipped()) }, notes: "InRelease"},
+		"no such suite":    {spoil: func(m *mirrortest.Mirror) { m.Serve("dists", mirrortest.Missing()) }},
+		"changed Packages": {spoil: func(m *mirrortest.Mirror) { m.ChangePackages() }, also: 1},
+		"no Packages":      {spoil: func(m *mirrortest.Mirror) { m.Serve("/binary-", mirrortest.Missing()) }, also: 1},
+		"another archive":  {first: "http://127.0.0.1:1/debian-security", want: "127.0.0.1:1/debian-security/dists/bookworm/Release"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := mirrortest.New(t, hello, libc)
+			first := m.URL
+			if test.first != "" {
+				first = test.first
+			}
+			if test.spoil != nil {
+				test.spoil(m)
+			}
+			c := newClient(t, mirror.Options{Stall: 50 * time.Millisecond, Backoff: time.Millisecond})
+			o, err := c.Observe(t.Context(), "bookworm", "amd64", first+" "+m.Twin(), m.Keyring)
+			if test.want != "" {
+				wantError(t, err, "127.0.0.1:1/debian-security")
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := solve(t, o, "hello"); len(got) != 2 || len(o.Indexes) != 1 || len(o.Indexes[0].Also) != test.also {
+				t.Errorf("got %v, %d indexes, also %q", got, len(o.Indexes), o.Indexes[0].Also)
+			}
+			if notes := strings.Join(o.Notes, "\n"); !strings.Contains(notes, test.notes) {
+				t.Errorf("notes %q", notes)
+			}
+		})
+	}
+}
+
+// TestNamedMirrorIsHeldToItsDates: what the machine lets pass for its own sources does not hold for others.
+func TestNamedMirrorIsHeldToItsDates(t *testing.T) {
+	m := mirrortest.New(t, hello, libc)
+	m.Expire("bookworm")
+	root := m.AptRoot()
+	write(t, filepath.Join(root, "etc/apt/apt.conf.d/90lax"), "Acquire::Check-Valid-Until \"false\";\n")
+	c := newClient(t, mirror.Options{Root: root})
+	if _, err := c.Observe(t.Context(), "bookworm", "amd64", "", ""); err != nil {
+		t.Errorf("the machine's own: %v", err)
+	}
+	_, err := c.Observe(t.Context(), "bookworm", "amd64", m.URL, m.Keyring)
+	wantError(t, err, "has expired")
+	if _, err := c.Observe(t.Context(), "bookworm", "amd64", "[check-valid-until=no] "+m.URL, m.Keyring); err != nil {
+		t.Errorf("with the option: %v", err)
+	}
+}
+
+// TestNotes: who waits is told what is tried again.
+func TestNotes(t *testing.T) {
+	m := mirrortest.New(t, hello, libc)
+	m.Serve("InRelease", mirrortest.Unavailable(1))
+	var mu sync.Mutex
+	var notes []string
+	ctx := mirror.WithNotes(t.Context(), func(note string) {
+		mu.Lock()
+		defer mu.Unlock()
+		notes = append(notes, note)
+	})
+	if _, err := newClient(t, mirror.Options{}).Observe(ctx, "bookworm", "amd64", m.URL, m.Keyring); err != nil {
+		t.Fatal(err)
+	}
+	if len(notes) != 1 || !strings.HasSuffix(notes[0], "dists/bookworm/InRelease: 503 Service Unavailable; trying again") {
+		t.Errorf("notes %q", notes)
+	}
 }

@@ -131,10 +131,7 @@ func (s *Sources) readLines(file string, raw []byte) error {
 			if options, rest, ok = strings.Cut(options, "]"); !ok {
 				return fmt.Errorf("%s:%d: the options have no closing ]", file, n)
 			}
-			for _, option := range strings.Fields(options) {
-				key, value, _ := strings.Cut(option, "=")
-				source.set(strings.ToLower(key), strings.ReplaceAll(value, ",", " "))
-			}
+			source.setAll(options)
 		}
 		fields := strings.Fields(rest)
 		if len(fields) < 2 {
@@ -219,6 +216,14 @@ func (s *Sources) addStanza(from string, fields map[string]string) error {
 		return fmt.Errorf("%s: the entry needs URIs and Suites", from)
 	}
 	return s.add(source, uris, suites)
+}
+
+// setAll takes the options of a one-line entry.
+func (s *Source) setAll(options string) {
+	for _, option := range strings.Fields(options) {
+		key, value, _ := strings.Cut(option, "=")
+		s.set(strings.ToLower(key), strings.ReplaceAll(value, ",", " "))
+	}
 }
 
 // set takes an option by its name in either format; others are ignored, as by apt.
@@ -338,4 +343,29 @@ func suitesOf(suite string) []string {
 // isTrue reads a boolean as apt does.
 func isTrue(value string) bool {
 	return slices.Contains([]string{"yes", "true", "1", "on", "with", "enable"}, strings.ToLower(strings.TrimSpace(value)))
+}
+
+// byPath splits a source whose URIs have several paths: /debian and /debian-security are archives of their own, two hosts
+// with /debian are mirrors of one.
+func (s Source) byPath() []Source {
+	var split []Source
+	for _, base := range s.URIs {
+		i := slices.IndexFunc(split, func(one Source) bool { return pathOf(one.URIs[0]) == pathOf(base) })
+		if i < 0 {
+			one := s
+			one.URIs = nil
+			i, split = len(split), append(split, one)
+		}
+		split[i].URIs = append(split[i].URIs, base)
+	}
+	return split
+}
+
+// pathOf is the path of a base URI, without slashes at its end.
+func pathOf(base string) string {
+	u, err := url.Parse(base)
+	if err != nil {
+		return base
+	}
+	return strings.TrimRight(u.Path, "/")
 }

@@ -400,8 +400,18 @@ func (m *Mirror) Requests(part string) int {
 	return n
 }
 
+// Twin serves the same archive at another address, which it returns, without faults.
+func (m *Mirror) Twin() string {
+	m.t.Helper()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { m.serve(w, r, false) }))
+	m.t.Cleanup(server.Close)
+	return server.URL
+}
+
 // ServeHTTP serves the archive with its faults.
-func (m *Mirror) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (m *Mirror) ServeHTTP(w http.ResponseWriter, r *http.Request) { m.serve(w, r, true) }
+
+func (m *Mirror) serve(w http.ResponseWriter, r *http.Request, faulty bool) {
 	name := strings.TrimPrefix(r.URL.Path, "/")
 	m.mu.Lock()
 	m.requests = append(m.requests, name)
@@ -412,7 +422,7 @@ func (m *Mirror) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	data, ok := m.files[name]
 	var fault Fault
-	if ok {
+	if ok && faulty {
 		for _, p := range m.faults {
 			if strings.Contains(name, p.part) && (p.fault.times == 0 || p.used < p.fault.times) {
 				p.used++
