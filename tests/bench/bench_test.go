@@ -239,8 +239,16 @@ func (b *bench) cold() {
 		settle()
 		return farm.bake(b.ctx, job{recipe: recipeText("os", false, packages...)}, false)
 	}
-	farm = startFarm(b.t)
-	bake, _, err := osBake()
+	var proxy string
+	var environment []string
+	if local, err := newArchive(b.t, filepath.Join(b.dir, "archive")); err == nil {
+		proxy = local.server.URL
+		environment = []string{"http_proxy=" + proxy}
+	} else {
+		b.note("packages come over the network each time: %v", err)
+	}
+	farm = startFarmIn(b.t, environment)
+	bake, _, err := osBake() // which also makes the packages local
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -252,7 +260,7 @@ func (b *bench) cold() {
 	for _, p := range lock.OS.Debian.Platforms["linux/amd64"] {
 		names = append(names, p.Name)
 	}
-	rival, rivalErr := newMmdebstrap(b.dir, suite, names)
+	rival, rivalErr := newMmdebstrap(b.dir, suite, proxy, names)
 	extract := func(target string) *contender {
 		c := &contender{name: "mmdebstrap --variant=extract, to " + path.Base(target), err: rivalErr}
 		c.run = func() (time.Duration, error) {
@@ -269,7 +277,7 @@ func (b *bench) cold() {
 	b.measure(fmt.Sprintf("Debian minbase (%d packages), cold", len(names)), coldRounds,
 		&contender{name: "bakefarm, from POST to pullable", run: func() (time.Duration, error) {
 			farm.stop()
-			farm = startFarm(b.t)
+			farm = startFarmIn(b.t, environment)
 			_, took, err := osBake()
 			return took, err
 		}},

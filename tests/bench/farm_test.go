@@ -40,6 +40,12 @@ var ready = regexp.MustCompile(`ready at (http://\S+)`)
 // startFarm starts a farm with nothing in it, which stops at the end of the test at the latest.
 func startFarm(t testing.TB, flags ...string) *aFarm {
 	t.Helper()
+	return startFarmIn(t, nil, flags...)
+}
+
+// startFarmIn starts a farm with more in its environment.
+func startFarmIn(t testing.TB, environment []string, flags ...string) *aFarm {
+	t.Helper()
 	program, err := filepath.Abs(binary)
 	if err != nil {
 		t.Fatal(err)
@@ -54,6 +60,7 @@ func startFarm(t testing.TB, flags ...string) *aFarm {
 	f.child = exec.Command(program, append([]string{"up", "--data", filepath.Join(dir, "farm"), "--listen", "127.0.0.1:0", "--log-level", "warn"}, flags...)...)
 	// The machine's own apt sources, as mmdebstrap gets them.
 	f.child.Env = append(os.Environ(), "BAKEFARM_DEBIAN_MIRROR=", "BAKEFARM_DEBIAN_KEYRING=", "BAKEFARM_S3=", "BAKEFARM_NATS=")
+	f.child.Env = append(f.child.Env, environment...)
 	f.child.Stderr = log
 	f.child.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := f.child.StdoutPipe()

@@ -204,8 +204,8 @@ type mmdebstrap struct {
 	args []string
 }
 
-// newMmdebstrap prepares for packages of a suite from the machine's apt sources.
-func newMmdebstrap(dir, suite string, packages []string) (*mmdebstrap, error) {
+// newMmdebstrap prepares for packages of a suite from the machine's apt sources, through a proxy unless that is empty.
+func newMmdebstrap(dir, suite, proxy string, packages []string) (*mmdebstrap, error) {
 	if _, err := exec.LookPath("mmdebstrap"); err != nil {
 		return nil, err
 	}
@@ -223,6 +223,9 @@ func newMmdebstrap(dir, suite string, packages []string) (*mmdebstrap, error) {
 		if option := strings.TrimSpace(line); !strings.HasSuffix(option, ` "";`) {
 			m.args = append(m.args, "--aptopt="+option)
 		}
+	}
+	if proxy != "" {
+		m.args = append(m.args, fmt.Sprintf("--aptopt=Acquire::http::Proxy %q;", proxy))
 	}
 	m.args = append(m.args, suite, "TARGET")
 	m.args = append(m.args, sources...)
