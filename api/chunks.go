@@ -65,7 +65,7 @@ func (a *API) takeChunks(ctx context.Context, in *chunksInput) (err error) {
 	}
 	for n := 0; ; n++ {
 		in.patience(chunkPatience)
-		size, err := readFrame(reader, chunk)
+		sum, size, err := readFrame(reader, chunk)
 		in.patience(0)
 		if errors.Is(err, io.EOF) {
 			commit()
@@ -75,7 +75,7 @@ func (a *API) takeChunks(ctx context.Context, in *chunksInput) (err error) {
 			commit() // the chunks before it were fine
 			return asFrameError(n, err)
 		}
-		if _, err := w.Put(ctx, chunk[:size]); err != nil {
+		if _, err := w.PutAs(ctx, sum.Digest(), chunk[:size]); err != nil {
 			return err
 		}
 		if held += size; held >= chunkGroup {
@@ -84,28 +84,28 @@ func (a *API) takeChunks(ctx context.Context, in *chunksInput) (err error) {
 	}
 }
 
-// readFrame reads one chunk into buf and verifies it; io.EOF when there is none.
-func readFrame(r io.Reader, buf []byte) (size int, err error) {
+// readFrame reads one chunk into buf and verifies that it has the sum; io.EOF when there is none.
+func readFrame(r io.Reader, buf []byte) (sum imagestore.Sum, size int, err error) {
 	var head [frameHead]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
-		return 0, err
+		return sum, 0, err
 	}
-	want := imagestore.Sum(head[:32])
+	sum = imagestore.Sum(head[:32])
 	length := binary.BigEndian.Uint32(head[32:])
 	if length == 0 || length > uint32(len(buf)) {
-		return 0, badFrame(fmt.Sprintf("%d bytes: a chunk has 1 to %d", length, len(buf)))
+		return sum, 0, badFrame(fmt.Sprintf("%d bytes: a chunk has 1 to %d", length, len(buf)))
 	}
 	chunk := buf[:length]
 	if _, err := io.ReadFull(r, chunk); err != nil {
 		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}
-		return 0, err
+		return sum, 0, err
 	}
-	if got := imagestore.SumOf(chunk); got != want {
-		return 0, badFrame(fmt.Sprintf("says it is %s, but its bytes are %s", want.Digest(), got.Digest()))
+	if got := imagestore.SumOf(chunk); got != sum {
+		return sum, 0, badFrame(fmt.Sprintf("says it is %s, but its bytes are %s", sum.Digest(), got.Digest()))
 	}
-	return len(chunk), nil
+	return sum, len(chunk), nil
 }
 
 // badFrame is what is wrong with a frame.

@@ -102,7 +102,7 @@ var (
 // MemberWriter cuts the uncompressed bytes of one member into pieces and compresses them, several at a time. It is used
 // by one goroutine, which also calls emit; memory is bounded by parallel+1 segments and their compressed forms.
 type MemberWriter struct {
-	emit     func(piece []byte) error
+	emit     func(p Piece, data []byte) error
 	parallel int
 	hash     hash.Hash
 	size     int64
@@ -124,8 +124,8 @@ type compression struct {
 }
 
 // NewMemberWriter makes a writer that compresses parallel segments at a time (0: as many as there are processors) and
-// hands the pieces to emit, in order, from within Write and Close. The bytes are emit's until it returns.
-func NewMemberWriter(parallel int, emit func(piece []byte) error) *MemberWriter {
+// hands the pieces to emit with their names, in order, from within Write and Close. The bytes are emit's until it returns.
+func NewMemberWriter(parallel int, emit func(p Piece, data []byte) error) *MemberWriter {
 	if parallel <= 0 {
 		parallel = runtime.GOMAXPROCS(0)
 	}
@@ -180,8 +180,9 @@ func (w *MemberWriter) emitOldest() error {
 	if c.err != nil {
 		return c.err
 	}
-	w.pieces = append(w.pieces, Piece{Digest: c.digest, Size: int64(c.out.Len())})
-	return w.emit(c.out.Bytes())
+	p := Piece{Digest: c.digest, Size: int64(c.out.Len())}
+	w.pieces = append(w.pieces, p)
+	return w.emit(p, c.out.Bytes())
 }
 
 func (c *compression) free() {
@@ -228,7 +229,7 @@ var errClosed = errors.New("write to a closed member")
 // Compressed makes a member of bytes in memory, such as a layer's head, and returns it with its pieces.
 func Compressed(tar []byte) (Member, [][]byte, error) {
 	var pieces [][]byte
-	w := NewMemberWriter(0, func(p []byte) error {
+	w := NewMemberWriter(0, func(_ Piece, p []byte) error {
 		pieces = append(pieces, bytes.Clone(p))
 		return nil
 	})

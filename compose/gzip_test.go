@@ -35,7 +35,7 @@ func text(n int) []byte {
 func member(t testing.TB, parallel int, data []byte) (Member, [][]byte) {
 	t.Helper()
 	var pieces [][]byte
-	w := NewMemberWriter(parallel, func(p []byte) error {
+	w := NewMemberWriter(parallel, func(_ Piece, p []byte) error {
 		pieces = append(pieces, bytes.Clone(p))
 		return nil
 	})
@@ -141,7 +141,7 @@ func TestIncompressiblePieceStaysInBounds(t *testing.T) {
 
 func TestMemberWriterReturnsEmitsError(t *testing.T) {
 	full := errors.New("store is full")
-	w := NewMemberWriter(1, func([]byte) error { return full })
+	w := NewMemberWriter(1, func(Piece, []byte) error { return full })
 	_, err := w.Write(text(4 * SegmentSize))
 	if !errors.Is(err, full) {
 		t.Errorf("Write: %v", err)
@@ -180,7 +180,7 @@ func BenchmarkMemberWriter(b *testing.B) {
 	data := append(text(16<<20), noise(4<<20)...)
 	b.SetBytes(int64(len(data)))
 	for b.Loop() {
-		w := NewMemberWriter(0, func([]byte) error { return nil })
+		w := NewMemberWriter(0, func(Piece, []byte) error { return nil })
 		if _, err := w.Write(data); err != nil {
 			b.Fatal(err)
 		}

@@ -96,8 +96,11 @@ type memoryWriter struct {
 	blobs  map[digest.Digest]imagestore.Blob
 }
 
-func (w *memoryWriter) Put(_ context.Context, data []byte) (imagestore.Part, error) {
-	d := digest.FromBytes(data)
+func (w *memoryWriter) Put(ctx context.Context, data []byte) (imagestore.Part, error) {
+	return w.PutAs(ctx, digest.FromBytes(data), data)
+}
+
+func (w *memoryWriter) PutAs(_ context.Context, d digest.Digest, data []byte) (imagestore.Part, error) {
 	w.pieces[d] = bytes.Clone(data)
 	return imagestore.Part{Digest: d, Size: int64(len(data))}, nil
 }

@@ -71,6 +71,9 @@ type Writer interface {
 	// It may block while earlier packs upload: memory is bounded.
 	Put(ctx context.Context, data []byte) (Part, error)
 
+	// PutAs is Put for a caller who has just computed or verified d, the sha256 of data.
+	PutAs(ctx context.Context, d digest.Digest, data []byte) (Part, error)
+
 	// Compose stores the description of a blob whose parts the store has or this Writer has put. The caller vouches that
 	// the concatenation has the blob's digest (it has just hashed it); sizes are checked here. Idempotent.
 	Compose(ctx context.Context, b Blob) error

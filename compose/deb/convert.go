@@ -21,7 +21,7 @@ import (
 // Options say what is converted, and how.
 type Options struct {
 	SHA256        digest.Digest // of the whole .deb; always verified
-	Emit          func(piece []byte) error
+	Emit          func(p compose.Piece, data []byte) error
 	Plain         io.Writer     // if set, also gets the member's uncompressed bytes: a worker's cache
 	Decompressors Decompressors // nil: PureGo
 	Limits        Limits        // zero: DefaultLimits

@@ -53,7 +53,7 @@ func convert(t testing.TB, deb []byte) (Result, []byte) {
 
 func tryConvert(deb []byte, o Options) (Result, []byte, error) {
 	var plain bytes.Buffer
-	o.SHA256, o.Emit, o.Plain = digest.FromBytes(deb), func([]byte) error { return nil }, &plain
+	o.SHA256, o.Emit, o.Plain = digest.FromBytes(deb), func(compose.Piece, []byte) error { return nil }, &plain
 	res, err := Convert(bytes.NewReader(deb), int64(len(deb)), o)
 	return res, plain.Bytes(), err
 }
@@ -176,7 +176,7 @@ func TestConvertDropsMergedUsrLinks(t *testing.T) {
 
 func TestConvertVerifiesTheWholePackage(t *testing.T) {
 	deb := fixture.Build(t)
-	emit := func([]byte) error { return nil }
+	emit := func(compose.Piece, []byte) error { return nil }
 	for name, c := range map[string]struct {
 		deb  []byte
 		size int
@@ -209,7 +209,7 @@ func TestConvertVerifiesTheWholePackage(t *testing.T) {
 func TestConvertReturnsEmitsError(t *testing.T) {
 	deb := fixture.Build(t)
 	full := errors.New("store is full")
-	if _, err := Convert(bytes.NewReader(deb), int64(len(deb)), Options{SHA256: digest.FromBytes(deb), Emit: func([]byte) error { return full }}); !errors.Is(err, full) {
+	if _, err := Convert(bytes.NewReader(deb), int64(len(deb)), Options{SHA256: digest.FromBytes(deb), Emit: func(compose.Piece, []byte) error { return full }}); !errors.Is(err, full) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -461,7 +461,7 @@ func BenchmarkConvert(b *testing.B) {
 	deb := p.Build(b)
 	b.SetBytes(20 << 20)
 	for b.Loop() {
-		if _, err := Convert(bytes.NewReader(deb), int64(len(deb)), Options{SHA256: digest.FromBytes(deb), Emit: func([]byte) error { return nil }}); err != nil {
+		if _, err := Convert(bytes.NewReader(deb), int64(len(deb)), Options{SHA256: digest.FromBytes(deb), Emit: func(compose.Piece, []byte) error { return nil }}); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -38,7 +38,7 @@ func set(t *testing.T, packages ...debtest.Package) []Package {
 		file := p.Build(t)
 		var member bytes.Buffer
 		converted, err := deb.Convert(bytes.NewReader(file), int64(len(file)), deb.Options{
-			SHA256: debtest.Digest(file), Emit: func([]byte) error { return nil }, Plain: &member,
+			SHA256: debtest.Digest(file), Emit: func(compose.Piece, []byte) error { return nil }, Plain: &member,
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -42,13 +42,18 @@ func (w *Writer) Held(d digest.Digest) (int64, bool) {
 
 // Put stores data as a piece: see imagestore.Writer.
 func (w *Writer) Put(ctx context.Context, data []byte) (imagestore.Part, error) {
+	return w.PutAs(ctx, imagestore.SumOf(data).Digest(), data)
+}
+
+// PutAs keeps data in memory, named d.
+func (w *Writer) PutAs(ctx context.Context, d digest.Digest, data []byte) (imagestore.Part, error) {
 	if w.err != nil {
 		return imagestore.Part{}, w.err
 	}
 	if len(data) > imagestore.MaxPiece {
 		return imagestore.Part{}, fmt.Errorf("a piece of %d bytes: at most %d", len(data), imagestore.MaxPiece)
 	}
-	part := imagestore.Part{Digest: imagestore.SumOf(data).Digest(), Size: int64(len(data))}
+	part := imagestore.Part{Digest: d, Size: int64(len(data))}
 	k := key{part.Digest, false}
 	if _, ok := w.held[k]; ok {
 		return part, nil

@@ -115,6 +115,9 @@ func put(t testing.TB, w imagestore.Writer, data ...[]byte) []imagestore.Part {
 		if want := (imagestore.Part{Digest: digest.FromBytes(b), Size: int64(len(b))}); p != want {
 			t.Fatalf("put: got %+v, want %+v", p, want)
 		}
+		if as, err := w.PutAs(t.Context(), p.Digest, b); err != nil || as != p {
+			t.Fatalf("put as %s: got %+v, %v", p.Digest, as, err)
+		}
 		parts = append(parts, p)
 	}
 	return parts

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/http"
 
+	"bakefarm/compose"
 	"bakefarm/compose/deb"
 	"bakefarm/plan"
 	"bakefarm/worker/mirror"
@@ -87,7 +88,7 @@ func (j *job) convert(ctx context.Context, spec plan.ConvertSpec) (plan.Member, 
 		defer j.Turns.give()
 		result, err := deb.Convert(ahead, p.Size, deb.Options{
 			SHA256:        p.SHA256,
-			Emit:          func(piece []byte) error { return store.put(ctx, piece) },
+			Emit:          func(p compose.Piece, data []byte) error { return store.put(ctx, p, data) },
 			Plain:         store,
 			Decompressors: decompressors,
 		})

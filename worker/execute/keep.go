@@ -39,13 +39,12 @@ func (j *job) newMember(w imagestore.Writer) *memberStore {
 	return &memberStore{job: j, w: w, tar: j.Cache.Create()}
 }
 
-// put takes the member's next piece. It keeps no reference to it.
-func (m *memberStore) put(ctx context.Context, piece []byte) error {
-	part, err := m.w.Put(ctx, piece)
-	if err != nil {
+// put takes the member's next piece. It keeps no reference to its bytes.
+func (m *memberStore) put(ctx context.Context, p compose.Piece, data []byte) error {
+	if _, err := m.w.PutAs(ctx, p.Digest, data); err != nil {
 		return err
 	}
-	m.job.keep(part.Digest, piece)
+	m.job.keep(p.Digest, data)
 	return nil
 }
 
@@ -78,7 +77,7 @@ func (m *memberStore) discard() {
 
 // cut makes a member of what fill writes.
 func (m *memberStore) cut(ctx context.Context, fill func(w io.Writer) error) (compose.Member, error) {
-	w := compose.NewMemberWriter(0, func(piece []byte) error { return m.put(ctx, piece) })
+	w := compose.NewMemberWriter(0, func(p compose.Piece, data []byte) error { return m.put(ctx, p, data) })
 	defer w.Abort()
 	if err := fill(io.MultiWriter(w, m)); err != nil {
 		return compose.Member{}, err

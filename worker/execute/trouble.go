@@ -94,6 +94,11 @@ func (w watchedWriter) Put(ctx context.Context, data []byte) (imagestore.Part, e
 	return part, trouble(err)
 }
 
+func (w watchedWriter) PutAs(ctx context.Context, d digest.Digest, data []byte) (imagestore.Part, error) {
+	part, err := w.w.PutAs(ctx, d, data)
+	return part, trouble(err)
+}
+
 func (w watchedWriter) Compose(ctx context.Context, b imagestore.Blob) error {
 	return trouble(w.w.Compose(ctx, b))
 }
