@@ -125,6 +125,29 @@ func (k *Bucket[T]) List(ctx context.Context, keyPrefix string) (map[string]T, e
 	return records, nil
 }
 
+// Each calls fn for every record whose key begins with keyPrefix, with its revision and its JSON as it is stored: what a
+// later release has written into it is in that. A record that changes meanwhile is seen before its change, after it, or both.
+func (k *Bucket[T]) Each(ctx context.Context, keyPrefix string, fn func(key string, revision uint64, raw []byte, v T) error) error {
+	err := k.b.replay(ctx, k.str, reading{filters: prefixFilters(keyPrefix), once: true}, func(m delivery) error {
+		key, err := unescapeKey(m.subject)
+		if err != nil {
+			return fmt.Errorf("%s: %w", k.name, err)
+		}
+		if m.deleted || !strings.HasPrefix(key, keyPrefix) {
+			return nil
+		}
+		v, err := decode[T](k.what(key), m.data)
+		if err != nil {
+			return err
+		}
+		return fn(key, m.seq, m.data, v)
+	})
+	if err != nil {
+		return fmt.Errorf("read %s: %w", k.name, err)
+	}
+	return nil
+}
+
 // Follow calls fn for the latest change of every record changed after the given sequence, in order, and then for each new
 // change as it happens, until ctx ends or fn fails, and returns why. v is nil when the record was deleted or has expired.
 // Every change that is the latest of its record is seen, none twice, also over lost connections and restarts of the server.

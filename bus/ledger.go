@@ -5,8 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"bakefarm/farm"
+
+	"github.com/oklog/ulid/v2"
 )
 
 // Ledger is the truth about packs, for a process that may write it: a coordinator.
@@ -16,8 +19,16 @@ type Ledger struct{ b *Bus }
 func (b *Bus) Ledger() Ledger { return Ledger{b} }
 
 // Register makes a pack live. Idempotent for an equal record; ErrConflict when the ID is taken by another.
+//
+// One that was uploaded long ago is refused: garbage collection may have taken it for an upload that nothing came of.
 func (l Ledger) Register(ctx context.Context, p farm.Pack) error {
 	p.Schema = farm.Schema
+	if id, err := ulid.ParseStrict(p.ID); err == nil && time.Since(ulid.Time(id.Time())) > farm.RegisterWithin {
+		if have, _, err := l.b.Packs.Get(ctx, p.ID); err == nil && same(have, p) {
+			return nil
+		}
+		return fmt.Errorf("pack %s was uploaded more than %s ago: do the work again: %w", p.ID, farm.RegisterWithin, ErrConflict)
+	}
 	_, err := l.b.Packs.Create(ctx, p.ID, p)
 	if !errors.Is(err, ErrExists) {
 		return err

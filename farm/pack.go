@@ -8,8 +8,9 @@ import (
 
 // PackState is where a pack stands.
 //
-//	live ──▶ condemned ──grace──▶ (deleted: the record goes, the ID is never used again)
+//	live ◀──▶ condemned ──grace──▶ (deleted: the record goes, the ID is never used again)
 //
+// A condemned pack becomes live again when something turns out to need most of it.
 // Condemned means absent to "have?": nobody may decide to reuse its pieces, whoever decided before still finds them.
 type PackState string
 
@@ -31,7 +32,13 @@ type Pack struct {
 	Entries int           `json:"entries"`
 	Writer  string        `json:"writer"` // the process that wrote it, for people
 	At      time.Time     `json:"at"`
+
+	CondemnedAt time.Time `json:"condemnedAt,omitzero"` // when it was condemned
 }
+
+// RegisterWithin is how long after it was uploaded a pack may get its record: an object without one that is older is
+// nobody's. It must be longer than any bake, and than a client takes to upload its context.
+const RegisterWithin = 24 * time.Hour
 
 // PackChange is one change in the packs' bucket. Pack is nil when the record was deleted.
 type PackChange struct {

@@ -13,7 +13,7 @@ import (
 )
 
 // schemaVersion is raised with every change of schema, or of what is projected into it. Files of another are made anew.
-const schemaVersion = 3
+const schemaVersion = 4
 
 // Digests are blobs of 32 bytes. entries has no index by pack: see sweep. Numbers of packs and of package sets are never
 // used again.
@@ -34,6 +34,7 @@ CREATE TABLE entries (
 	piece     BLOB,
 	PRIMARY KEY (digest, composite, pack)
 ) WITHOUT ROWID;
+CREATE TABLE refs (digest BLOB PRIMARY KEY, refs BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE versions (
 	num INTEGER PRIMARY KEY,
 	key TEXT NOT NULL UNIQUE,

@@ -27,6 +27,7 @@
 //
 // # What S3 must be able to do
 //
-// PUT, ranged GET and HEAD of a bucket: no multipart, conditional writes, listing or tagging. The store only writes below
+// PUT, ranged GET, DELETE and HEAD of a bucket, and a listing for garbage collection (which may lag): no multipart,
+// conditional writes or tagging. The store only writes below
 // its prefix, under packs/<2 characters>/<pack ID>.
 package s3store

@@ -188,6 +188,12 @@ func (w *Writer) checkParts(ctx context.Context, b imagestore.Blob) error {
 	}
 	for k, l := range locs {
 		p := b.Parts[index[k]]
+		if l.Condemned && !l.Composite && l.Length == p.Size {
+			if err := w.rescue(ctx, p.Digest, l); err != nil {
+				return fmt.Errorf("compose %s: part %d: %w", b.Digest, index[k], err)
+			}
+			continue
+		}
 		switch {
 		case l.Pack == "" || l.Condemned:
 			return fmt.Errorf("compose %s: part %d: %s: %w: put it first", b.Digest, index[k], p.Digest, imagestore.ErrNotFound)
@@ -198,6 +204,17 @@ func (w *Writer) checkParts(ctx context.Context, b imagestore.Blob) error {
 		}
 	}
 	return nil
+}
+
+// rescue copies a piece out of a pack that was condemned after the caller had decided to build upon it: so nothing new
+// ever refers to a pack that is about to go.
+func (w *Writer) rescue(ctx context.Context, d digest.Digest, at imagestore.Location) error {
+	data, err := w.s.fetch(ctx, []wanted{{d, at}}, make([]byte, at.Length))
+	if err != nil {
+		return err
+	}
+	_, err = w.Put(ctx, data[0])
+	return err
 }
 
 func sizeError(b imagestore.Blob, part int, size int64) error {

@@ -45,7 +45,7 @@ func RunLedger(t *testing.T, fresh func(t *testing.T) imagestore.Ledger) {
 		l := fresh(t)
 		var want []string
 		for i := range 5 {
-			id := fmt.Sprintf("01J%023d", i)
+			id := fmt.Sprintf("P%025d", i)
 			if err := l.Register(t.Context(), pack(id)); err != nil {
 				t.Fatal(err)
 			}
@@ -76,11 +76,11 @@ func RunLedger(t *testing.T, fresh func(t *testing.T) imagestore.Ledger) {
 	t.Run("Idempotent", func(t *testing.T) {
 		l := fresh(t)
 		for range 3 {
-			if err := l.Register(t.Context(), pack("01J00000000000000000000000")); err != nil {
+			if err := l.Register(t.Context(), pack("P0000000000000000000000000")); err != nil {
 				t.Fatal(err)
 			}
 		}
-		other := pack("01J00000000000000000000000")
+		other := pack("P0000000000000000000000000")
 		other.Size++
 		if err := l.Register(t.Context(), other); !errors.Is(err, imagestore.ErrConflict) {
 			t.Errorf("another record: %v, want ErrConflict", err)
