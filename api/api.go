@@ -12,6 +12,7 @@ import (
 	"bakefarm/bus"
 	"bakefarm/imagestore"
 	"bakefarm/imagestore/catalog"
+	"bakefarm/imagestore/collect"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
@@ -21,14 +22,15 @@ import (
 
 // Config says what the API works with. Bus, Store and Catalog must be set.
 type Config struct {
-	Bus      *bus.Bus
-	Store    imagestore.Store
-	Catalog  *catalog.Catalog
-	Registry http.Handler         // of /v2/; nil: there is none
-	Ready    func() error         // whether the S3 service answers, for /readyz; nil: not asked
-	Metrics  *prometheus.Registry // what /metrics shows beside the API's own; nil: nothing
-	Release  Release              // what /v1/version shows; Farm is filled in
-	Log      *slog.Logger         // default slog.Default()
+	Bus       *bus.Bus
+	Store     imagestore.Store
+	Catalog   *catalog.Catalog
+	Registry  http.Handler         // of /v2/; nil: there is none
+	Ready     func() error         // whether the S3 service answers, for /readyz; nil: not asked
+	Metrics   *prometheus.Registry // what /metrics shows beside the API's own; nil: nothing
+	Collector *collect.Collector   // tells how many bytes a retention plan frees; nil: it doesn't
+	Release   Release              // what /v1/version shows; Farm is filled in
+	Log       *slog.Logger         // default slog.Default()
 }
 
 // API serves the farm over HTTP. Run must run beside its Handler: lists of bakes depend on it.
@@ -112,6 +114,7 @@ func (a *API) routes(mux *http.ServeMux) error {
 	a.routeChannels()
 	a.routeRetention()
 	a.routeKeep()
+	a.routeSweeps()
 	a.routeFarm()
 
 	var err error

@@ -85,6 +85,11 @@ func (a *API) plan(ctx context.Context, policy retention.Policy) (RetentionPlan,
 			plan.Trash = append(plan.Trash, TrashedVersion{Name: v.Name, Version: v.Version, Trash: *v.Trash})
 		}
 	}
+	if a.Collector != nil {
+		if plan.Frees, err = upkeep.Frees(ctx, a.Collector, facts, upkeep.Expired(d, facts.Versions)); err != nil {
+			return plan, facts, err
+		}
+	}
 	return plan, facts, nil
 }
 

@@ -144,6 +144,12 @@ type RetentionPolicy struct {
 	At      time.Time `json:"at,omitzero"`
 }
 
+// SweepRequest is the body of POST /v1/sweeps/{kind}.
+type SweepRequest struct {
+	DryRun bool   `json:"dryRun,omitempty" doc:"Say what would be done, and change nothing"`
+	By     string `json:"by,omitempty" maxLength:"256"`
+}
+
 // TrashedVersion is a version in the trash.
 type TrashedVersion struct {
 	Name    string `json:"name"`
@@ -175,6 +181,7 @@ type RetentionPlan struct {
 	Trash    []TrashedVersion    `json:"trash" doc:"What is in the trash, restorable until its time is over"`
 	Warnings []string            `json:"warnings" doc:"Quotas that can't be met, and what came into use while the policy was applied"`
 	Applied  bool                `json:"applied"`
+	Frees    int64               `json:"frees" doc:"Bytes that the store has less when what expires is gone from the trash and collected: what others share stays"`
 	Trashed  int                 `json:"trashed" doc:"Versions that went to the trash just now"`
 }
 

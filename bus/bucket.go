@@ -29,6 +29,7 @@ func openBucket[T any](ctx context.Context, b *Bus, name string, ttl lifetime) (
 	if err != nil {
 		return nil, err
 	}
+	b.known[name] = true
 	return &Bucket[T]{b: b, name: name, kv: kv, str: stream{"KV_" + full, "$KV." + full + "."}}, nil
 }
 
@@ -144,6 +145,36 @@ func (k *Bucket[T]) Each(ctx context.Context, keyPrefix string, fn func(key stri
 	})
 	if err != nil {
 		return fmt.Errorf("read %s: %w", k.name, err)
+	}
+	return nil
+}
+
+// Strangers calls fn for the JSON of every record in the farm's buckets that this release does not know: a later one has made
+// them.
+func (b *Bus) Strangers(ctx context.Context, fn func(raw []byte) error) error {
+	names := b.js.KeyValueStoreNames(ctx)
+	var all []string
+	for name := range names.Name() {
+		all = append(all, name)
+	}
+	if err := names.Error(); err != nil {
+		return fmt.Errorf("list buckets: %w", err)
+	}
+	for _, full := range all {
+		name, ours := strings.CutPrefix(full, b.cfg.Farm+"_")
+		if !ours || b.known[name] {
+			continue
+		}
+		str := stream{"KV_" + full, "$KV." + full + "."}
+		err := b.replay(ctx, str, reading{filters: []string{">"}, once: true}, func(m delivery) error {
+			if m.deleted {
+				return nil
+			}
+			return fn(m.data)
+		})
+		if err != nil {
+			return fmt.Errorf("read %s: %w", name, err)
+		}
 	}
 	return nil
 }

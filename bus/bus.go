@@ -53,12 +53,14 @@ type Bus struct {
 	Usage        *Bucket[farm.Usage]           // by name@version
 	Deployments  *Bucket[farm.Deployment]      // by deployment ID
 	Policies     *Bucket[farm.RetentionPolicy] // one record, by PolicyKey
+	Sweeps       *Bucket[farm.Sweep]           // by farm.SweepKey
 
 	cfg      Config
 	log      *slog.Logger
 	embedded *embedded // nil when external
 	nc       *nats.Conn
 	js       jetstream.JetStream
+	known    map[string]bool // names of the buckets above, and of meta
 	meta     *Bucket[identity]
 	id       identity
 	work     stream
@@ -103,7 +105,7 @@ func Open(ctx context.Context, c Config) (*Bus, error) {
 	if c.Name == "" {
 		c.Name = c.Farm
 	}
-	b := &Bus{cfg: c, log: c.Log, closed: make(chan struct{})}
+	b := &Bus{cfg: c, log: c.Log, known: map[string]bool{}, closed: make(chan struct{})}
 	options := []nats.Option{
 		nats.Name(c.Name),
 		nats.MaxReconnects(-1),

@@ -23,6 +23,7 @@ const (
 	Promote      Subject = "promote"       // PromoteRequest → farm.Channel
 	Rollback     Subject = "rollback"      // RollbackRequest → farm.Channel
 	Keep         Subject = "keep"          // KeepRequest → KeepReply; idempotent
+	StartSweep   Subject = "sweep.start"   // SweepRequest → farm.Sweep: a new one, or the one that runs
 	SetPolicy    Subject = "policy.set"    // SetPolicyRequest → farm.RetentionPolicy
 )
 
@@ -168,6 +169,14 @@ type KeepResult struct {
 	Error   string       `json:"error,omitempty"`
 }
 
+// SweepRequest asks for a sweep of the store.
+type SweepRequest struct {
+	Schema int            `json:"schema"`
+	Kind   farm.SweepKind `json:"kind"`
+	DryRun bool           `json:"dryRun,omitempty"`
+	By     string         `json:"by"`
+}
+
 // SetPolicyRequest makes a policy the farm's own.
 type SetPolicyRequest struct {
 	Schema   int    `json:"schema"`
@@ -198,6 +207,7 @@ func (m *ReportRequest) schema() *int    { return &m.Schema }
 func (m *ReportReply) schema() *int      { return &m.Schema }
 func (m *SubmitRequest) schema() *int    { return &m.Schema }
 func (m *KeepRequest) schema() *int      { return &m.Schema }
+func (m *SweepRequest) schema() *int     { return &m.Schema }
 func (m *KeepReply) schema() *int        { return &m.Schema }
 func (m *SetPolicyRequest) schema() *int { return &m.Schema }
 func (m *CancelRequest) schema() *int    { return &m.Schema }

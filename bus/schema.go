@@ -22,6 +22,8 @@ func schemaOf(v any) *int {
 		return &v.Schema
 	case *farm.RetentionPolicy:
 		return &v.Schema
+	case *farm.Sweep:
+		return &v.Schema
 	case *farm.Channel:
 		return &v.Schema
 	case *farm.ChannelMove:

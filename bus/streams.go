@@ -87,6 +87,7 @@ func (b *Bus) prepare(ctx context.Context) error {
 	b.Packs = must[farm.Pack](ctx, b, "packs", forever, &err)
 	b.Usage = must[farm.Usage](ctx, b, "usage", forever, &err)
 	b.Deployments = must[farm.Deployment](ctx, b, "deployments", forever, &err)
+	b.Sweeps = must[farm.Sweep](ctx, b, "sweeps", forever, &err)
 	b.Policies = must[farm.RetentionPolicy](ctx, b, "policies", forever, &err)
 	if err != nil {
 		return err

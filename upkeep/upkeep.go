@@ -7,21 +7,29 @@ import (
 
 	"bakefarm/bus"
 	"bakefarm/farm"
+	"bakefarm/imagestore/collect"
 	"bakefarm/imagestore/retention"
 )
 
-// Config says what upkeep works with. Bus must be set; zero values elsewhere mean the default.
+// Config says what upkeep works with. Bus, Store and Index must be set; zero values elsewhere mean the default.
 type Config struct {
-	Bus *bus.Bus
-	Log *slog.Logger
+	Bus   *bus.Bus
+	Store collect.Store
+	Index collect.Index
+	Name  string // of this process, in records
+	Log   *slog.Logger
 
-	Every time.Duration // between two looks at the trash and at what the policy lets expire; default 10 min
-	Now   func() time.Time
+	Every   time.Duration  // between two looks at the trash and at what the policy lets expire; default 10 min
+	GCEvery time.Duration  // between two garbage collections; default 6 h, negative: only when asked
+	Ages    Ages           // of records that nothing keeps
+	Collect collect.Config // MinAge, Grace, RepackBelow and Rate; the rest is filled in
+	Now     func() time.Time
 }
 
 // Upkeep serves requests about keeping and letting go, and does both by itself now and then. Several may run at once.
 type Upkeep struct {
 	Config
+	sweeps sweeps
 }
 
 // New makes an Upkeep; Run starts it.
@@ -35,14 +43,23 @@ func New(c Config) *Upkeep {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Upkeep{c}
+	if c.GCEvery == 0 {
+		c.GCEvery = 6 * time.Hour
+	}
+	c.Ages.setDefaults()
+	return &Upkeep{Config: c}
 }
 
-// Run serves until ctx ends.
+// Run serves until ctx ends, and waits for the sweeps that it has begun.
 func (u *Upkeep) Run(ctx context.Context) error {
+	u.sweeps.mu.Lock()
+	u.sweeps.ctx = ctx
+	u.sweeps.mu.Unlock()
+	defer u.sweeps.running.Wait()
 	for _, serve := range []func() (func(), error){
 		func() (func(), error) { return bus.Handle(u.Bus, bus.Keep, u.keep) },
 		func() (func(), error) { return bus.Handle(u.Bus, bus.SetPolicy, u.setPolicy) },
+		func() (func(), error) { return bus.Handle(u.Bus, bus.StartSweep, u.startSweep) },
 	} {
 		stop, err := serve()
 		if err != nil {
@@ -52,6 +69,7 @@ func (u *Upkeep) Run(ctx context.Context) error {
 	}
 	tick := time.NewTicker(u.Every)
 	defer tick.Stop()
+	collected := u.Now() // not at once: a farm that starts has better things to do
 	for {
 		if err := u.EmptyTrash(ctx); err != nil && ctx.Err() == nil {
 			u.Log.Warn("the trash was not looked after; trying again", "in", u.Every, "err", err)
@@ -63,6 +81,12 @@ func (u *Upkeep) Run(ctx context.Context) error {
 		}
 		if err := u.Expire(ctx); err != nil && ctx.Err() == nil {
 			u.Log.Warn("the retention policy was not applied; trying again", "in", u.Every, "err", err)
+		}
+		if u.GCEvery > 0 && u.Now().Sub(collected) >= u.GCEvery {
+			collected = u.Now()
+			if _, err := u.startSweep(ctx, bus.SweepRequest{Kind: farm.SweepCollect, By: "upkeep"}); err != nil && ctx.Err() == nil {
+				u.Log.Warn("no garbage collection", "err", err)
+			}
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"bakefarm/bus"
 	"bakefarm/farm"
 	"bakefarm/imagestore/retention"
+	"bakefarm/imagestore/s3store"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -19,9 +20,10 @@ var epoch = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 // world is a bus with an Upkeep on it whose clock is the test's.
 type world struct {
 	*testing.T
-	bus *bus.Bus
-	u   *Upkeep
-	now time.Time
+	bus   *bus.Bus
+	u     *Upkeep
+	store *s3store.Store
+	now   time.Time
 }
 
 func newWorld(t *testing.T) *world {

@@ -140,6 +140,9 @@ func planTable(w *tabwriter.Writer, plan api.RetentionPlan, expiring bool) {
 		fmt.Fprintf(w, "note: %s\n", warning)
 	}
 	fmt.Fprintf(w, "%d versions: keep %d, expire %d\n", plan.Keep+plan.Expire, plan.Keep, plan.Expire)
+	if plan.Expire > 0 {
+		fmt.Fprintf(w, "%s freed once they are gone: what others share is not counted\n", size(plan.Frees))
+	}
 	if plan.Applied {
 		fmt.Fprintf(w, "%d went to the trash; images restore takes one out again\n", plan.Trashed)
 	}

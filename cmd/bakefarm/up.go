@@ -13,6 +13,7 @@ import (
 	"bakefarm/api/registry"
 	"bakefarm/coordinator"
 	"bakefarm/deploy"
+	garbage "bakefarm/imagestore/collect"
 	"bakefarm/imagestore/remote"
 	"bakefarm/upkeep"
 
@@ -38,6 +39,9 @@ type settings struct {
 	pprof     string
 	logLevel  string
 	logFormat string
+	gcEvery   time.Duration
+	ages      upkeep.Ages
+	collect   garbage.Config
 }
 
 func (s *settings) common(cmd *cobra.Command) {
@@ -74,6 +78,19 @@ func newUp() *cobra.Command {
 	flags.StringSliceVar(&s.insecure, "insecure-registry", listOr("BAKEFARM_INSECURE_REGISTRIES"), "registries to publish to over http or with any certificate: host[:port] (BAKEFARM_INSECURE_REGISTRIES; loopback ones always are)")
 	flags.DurationVar(&s.lease, "lease", 15*time.Second, "time without a sign of life after which a worker's shard goes to another")
 	flags.DurationVar(&s.maxAge, "max-age", 5*time.Minute, "how old an observation of a Debian mirror may be when a bake uses it")
+	flags.DurationVar(&s.gcEvery, "gc-every", 6*time.Hour, "time between two garbage collections; negative: only when asked for")
+	flags.DurationVar(&s.ages.Cache, "keep-cache", 14*24*time.Hour, "how long the outputs of shards are kept that no image has anything of")
+	flags.DurationVar(&s.ages.Bake, "keep-bakes", 30*24*time.Hour, "how long finished bakes are kept whose version is gone, or that made none")
+	flags.Int64Var(&s.collect.Rate, "gc-rate", 64<<20, "bytes a second that garbage collection and scrubbing read and copy at the most")
+	// For tests: shorter ones than the longest bake are not safe.
+	flags.DurationVar(&s.collect.MinAge, "gc-min-age", 0, "age of a pack below which it is left alone")
+	flags.DurationVar(&s.collect.Grace, "gc-grace", 0, "time from condemning a pack to deleting it")
+	flags.DurationVar(&s.ages.Context, "keep-contexts", 0, "how long uploaded contexts are kept after their bake")
+	for _, hidden := range []string{"gc-min-age", "gc-grace", "keep-contexts"} {
+		if err := flags.MarkHidden(hidden); err != nil {
+			panic(err)
+		}
+	}
 	flags.StringVar(&s.pprof, "pprof", "", "loopback address that serves profiles of this process, for go tool pprof")
 	if err := flags.MarkHidden("pprof"); err != nil {
 		panic(err)
@@ -179,13 +196,13 @@ func (s *settings) assemble(p *program, data *dataDir, address net.Addr, front *
 		Bus: c.bus, Store: c.store, Tags: tags{c.bus.Tags}, Log: log, Lease: s.lease, MaxAge: s.maxAge,
 	}).Run)
 	p.runs("deploy", deploy.New(deploy.Config{Bus: c.bus, Push: s.pusher(c.store), Final: remote.Final, Log: log}).Run)
-	p.runs("upkeep", upkeep.New(upkeep.Config{Bus: c.bus, Log: log}).Run)
+	p.runs("upkeep", upkeep.New(upkeep.Config{Bus: c.bus, Store: c.store, Index: c.catalog, Name: processName(), Ages: s.ages, Collect: s.collect, GCEvery: s.gcEvery, Log: log}).Run)
 	if s.workers > 0 {
 		if err := s.startWorkers(p, data, c, s.workers, log); err != nil {
 			return err
 		}
 	}
-	web, err := api.New(api.Config{Bus: c.bus, Store: c.store, Catalog: c.catalog, Release: release(), Ready: c.reachable, Log: log,
+	web, err := api.New(api.Config{Bus: c.bus, Store: c.store, Catalog: c.catalog, Collector: garbage.New(garbage.Config{Index: c.catalog, Store: c.store}), Release: release(), Ready: c.reachable, Log: log,
 		Registry: registry.New(registry.OnBus(c.bus, c.store, c.catalog, log))})
 	if err != nil {
 		return err

@@ -187,3 +187,36 @@ func (c *Collector) Mark(ctx context.Context) (*Marker, error) {
 	}
 	return m, m.note(ctx)
 }
+
+// Frees says how many bytes are needed by something that all marks and kept doesn't: what would be freed, in the end, if
+// only that were kept which kept marks. Bytes that lie in several packs count once.
+func (c *Collector) Frees(ctx context.Context, kept, all func(*Marker)) (int64, error) {
+	if err := c.Index.CatchUp(ctx); err != nil {
+		return 0, err
+	}
+	marks := make([]*Marker, 2)
+	for i, need := range []func(*Marker){kept, all} {
+		m, err := c.newMarker(ctx)
+		if err != nil {
+			return 0, err
+		}
+		need(m)
+		if err := errors.Join(m.Expand(ctx), m.note(ctx)); err != nil {
+			return 0, err
+		}
+		marks[i] = m
+	}
+	var bytes int64
+	var last catalog.Held
+	err := c.Index.Survey(ctx, func(h catalog.Held) error {
+		if h.Sum == last.Sum && h.Composite == last.Composite {
+			return nil
+		}
+		last = h
+		if marks[1].Needed(h.Sum) && !marks[0].Needed(h.Sum) {
+			bytes += h.Length
+		}
+		return nil
+	})
+	return bytes, err
+}

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"text/tabwriter"
+	"time"
+
+	"bakefarm/api/client"
+	"bakefarm/farm"
+	"bakefarm/upkeep"
+
+	"github.com/spf13/cobra"
+)
+
+func newGC(cli *cli) *cobra.Command {
+	var dry bool
+	cmd := &cobra.Command{
+		Use:   "gc",
+		Short: "Collect what nothing needs any more, while the farm works; it also does so by itself",
+		RunE: cli.call(func(cmd *cobra.Command, _ []string, c *client.Client) error {
+			s, err := cli.sweep(cmd, c, farm.SweepCollect, dry)
+			if err != nil {
+				return err
+			}
+			var r upkeep.Collected
+			if err := json.Unmarshal(s.Result, &r); err != nil && s.State != farm.SweepFailed {
+				return fmt.Errorf("the sweep's result can't be read: %w", err)
+			}
+			return cli.printSweep(cmd, s, func(w *tabwriter.Writer) { collectedTable(w, r, dry) })
+		}),
+	}
+	cmd.Flags().BoolVar(&dry, "dry-run", false, "say what would be done, and change nothing")
+	return cmd
+}
+
+// sweep runs a sweep, or joins the one that runs, and tells on stderr how it goes.
+func (c *cli) sweep(cmd *cobra.Command, farmClient *client.Client, kind farm.SweepKind, dry bool) (farm.Sweep, error) {
+	began := time.Now()
+	var told time.Time
+	return farmClient.Sweep(cmd.Context(), kind, dry, whoami(), func(s farm.Sweep) {
+		if s.Began.Before(began.Add(-time.Second)) && told.IsZero() {
+			fmt.Fprintf(cmd.ErrOrStderr(), "one that %s began %s runs already: waiting for that\n", s.By, age(s.Began))
+			told = time.Now()
+		}
+		if time.Since(told) > 5*time.Second && time.Since(began) > 5*time.Second {
+			told = time.Now()
+			fmt.Fprintf(cmd.ErrOrStderr(), "%s: running for %s\n", kind, took(time.Since(s.Began)))
+		}
+	})
+}
+
+// printSweep prints a sweep's result, and fails when it has.
+func (c *cli) printSweep(cmd *cobra.Command, s farm.Sweep, table func(*tabwriter.Writer)) error {
+	if err := c.print(cmd, s, table); err != nil {
+		return err
+	}
+	if s.State == farm.SweepFailed {
+		return fmt.Errorf("%s: %s", s.Kind, s.Error)
+	}
+	return nil
+}
+
+func collectedTable(w *tabwriter.Writer, r upkeep.Collected, dry bool) {
+	row(w, "stored", fmt.Sprintf("%s in %d packs, of which %s is needed", size(r.Stored), r.Packs, size(r.Needed)))
+	for _, bucket := range slices.Sorted(maps.Keys(r.Records)) {
+		if n := r.Records[bucket]; n > 0 {
+			row(w, "expired", fmt.Sprintf("%d records of %s", n, bucket))
+		}
+	}
+	row(w, "condemned", fmt.Sprintf("%d packs, %d of them with something in them that is copied (%s)", r.Condemned, r.Repacked, size(r.Copied)))
+	if r.Revived > 0 {
+		row(w, "revived", fmt.Sprintf("%d packs that turned out to be needed", r.Revived))
+	}
+	row(w, "waiting", fmt.Sprintf("%d packs (%s) until their grace is over", r.Waiting, size(r.WaitBytes)))
+	row(w, "deleted", fmt.Sprintf("%d packs, %d uploads that nothing came of", r.Deleted, r.Orphans))
+	row(w, "freed", size(r.Freed))
+	if dry {
+		w.Flush()
+		fmt.Fprintln(w, "this was a trial run: nothing was changed")
+	}
+}

@@ -1,0 +1,8 @@
+package upkeep
+
+import (
+	"context"
+	"errors"
+)
+
+func (u *Upkeep) scrub(ctx context.Context, s *sweeping) error { return errors.New("not yet") }
