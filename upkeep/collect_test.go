@@ -32,7 +32,7 @@ func (w *world) withStore() {
 	w.must(err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- index.Run(ctx, store.ReadIndex) }()
+	go func() { done <- index.Run(ctx, store.ReadIndex, nil) }()
 	w.Cleanup(func() {
 		cancel()
 		<-done

@@ -84,7 +84,7 @@ func (l *little) open(through func(http.RoundTripper) http.RoundTripper) process
 	l.must(err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- index.Run(ctx, store.ReadIndex) }()
+	go func() { done <- index.Run(ctx, store.ReadIndex, nil) }()
 	l.Cleanup(func() {
 		cancel()
 		<-done

@@ -161,21 +161,6 @@ func (l *Ledger) Condemn(id string) {
 	p.State = farm.PackCondemned
 	l.Set(id, &p)
 }
-<<<<<<< HEAD
-=======
-
-// Versions is a feed of versions in memory.
-type Versions struct{ *Feed[farm.Version] }
-
-// NewVersions makes an empty one.
-func NewVersions() Versions { return Versions{NewFeed[farm.Version]()} }
-
-// Follow calls fn for every version's changes, as imagestore/catalog wants it.
-func (v Versions) Follow(ctx context.Context, after uint64, fn func(farm.VersionChange) error) error {
-	return v.Each(ctx, after, func(seq uint64, key string, value *farm.Version) error {
-		return fn(farm.VersionChange{Seq: seq, Key: key, Version: value})
-	})
-}
 
 // Record is a value with the sequence of its latest change.
 type Record[T any] struct {
@@ -206,4 +191,3 @@ func (f *Feed[T]) CompareAndSet(key string, value *T, seq uint64) bool {
 	f.set(key, value)
 	return true
 }
->>>>>>> fb16c49 (collect: garbage collection of packs, with a checker over random schedules)
