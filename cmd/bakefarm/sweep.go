@@ -82,3 +82,50 @@ func collectedTable(w *tabwriter.Writer, r upkeep.Collected, dry bool) {
 		fmt.Fprintln(w, "this was a trial run: nothing was changed")
 	}
 }
+
+func newScrub(cli *cli) *cobra.Command {
+	var dry bool
+	cmd := &cobra.Command{
+		Use:   "scrub",
+		Short: "Read and verify everything that is stored, and put what is damaged aside; it goes on where the last one was stopped",
+		RunE: cli.call(func(cmd *cobra.Command, _ []string, c *client.Client) error {
+			s, err := cli.sweep(cmd, c, farm.SweepScrub, dry)
+			if err != nil {
+				return err
+			}
+			var r upkeep.Scrubbed
+			if err := json.Unmarshal(s.Result, &r); err != nil && s.State != farm.SweepFailed {
+				return fmt.Errorf("the sweep's result can't be read: %w", err)
+			}
+			if err := cli.printSweep(cmd, s, func(w *tabwriter.Writer) { scrubbedTable(w, r, dry) }); err != nil {
+				return err
+			}
+			if len(r.Hurt) > 0 {
+				return fmt.Errorf("%d versions are hurt: bake them again, which makes what is damaged anew", len(r.Hurt))
+			}
+			return nil
+		}),
+	}
+	cmd.Flags().BoolVar(&dry, "dry-run", false, "only tell what is damaged")
+	return cmd
+}
+
+func scrubbedTable(w *tabwriter.Writer, r upkeep.Scrubbed, dry bool) {
+	row(w, "read", fmt.Sprintf("%d of %d packs, %s, %d entries", r.Packs, r.Of, size(r.Bytes), r.Entries))
+	for _, d := range r.Damage {
+		what := d.What
+		if d.Digest != "" {
+			what = fmt.Sprintf("%s at %d: %s", d.Digest, d.Offset, d.What)
+		}
+		if d.Healed {
+			what += " (another pack has it whole)"
+		}
+		row(w, "damaged", "pack "+d.Pack+": "+what)
+	}
+	if !dry {
+		row(w, "quarantined", fmt.Sprintf("%d packs", r.Quarantined))
+	}
+	for _, v := range r.Hurt {
+		row(w, "hurt", v)
+	}
+}

@@ -45,6 +45,8 @@ type Store interface {
 	Describe(ctx context.Context, d digest.Digest) (imagestore.Blob, error)
 	Objects(ctx context.Context, fn func(s3store.Object) error) error
 	Remove(ctx context.Context, pack string) error
+	// Verify reads a whole pack and lists its entries, and those of them that are damaged.
+	Verify(ctx context.Context, p farm.Pack, pace func(int64) error) (entries, bad []imagestore.Entry, err error)
 }
 
 // Config says what is collected and how. Packs, Index, Store and Roots must be set; zero values elsewhere mean the default.
@@ -94,7 +96,7 @@ type Report struct {
 	Waiting   int   `json:"waiting"`   // condemned packs whose grace is not over
 	WaitBytes int64 `json:"waitBytes"` // of these
 	Orphans   int   `json:"orphans"`   // objects without a record that were deleted
-	Lost      int   `json:"lost"`      // composites and documents that are needed and can't be read
+	Lost      int   `json:"lost"`      // what is needed and can't be read: its pack stays, condemned
 }
 
 // New makes a Collector.

@@ -218,7 +218,14 @@ func (s *sweep) copy(ctx context.Context, entries []catalog.Held) error {
 			if err := s.c.pace(ctx, h.Length); err != nil {
 				return err
 			}
-			if err := s.copyOne(ctx, w, h); err != nil {
+			err := s.copyOne(ctx, w, h)
+			if errors.Is(err, imagestore.ErrCorrupt) || errors.Is(err, imagestore.ErrNotFound) {
+				// Damaged, or made of something that is. As long as it is needed its pack stays where it is.
+				s.r.Lost++
+				s.c.Log.Error("needed, but damaged", "digest", h.Sum.Digest(), "pack", h.Pack, "err", err)
+				continue
+			}
+			if err != nil {
 				return fmt.Errorf("copy %s out of pack %s: %w", h.Sum.Digest(), h.Pack, err)
 			}
 			pending += h.Length + 1
