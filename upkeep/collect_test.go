@@ -30,12 +30,9 @@ func (w *world) withStore() {
 	w.must(err)
 	store, err := s3store.Open(w.Context(), s3store.Config{Client: client, Bucket: bucket, Prefix: prefix, Ledger: w.bus.Ledger(), Locator: index, Writer: "test"})
 	w.must(err)
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- index.Run(ctx, store.ReadIndex, nil) }()
+	stop := follow(index, store)
 	w.Cleanup(func() {
-		cancel()
-		<-done
+		stop()
 		store.Close()
 		index.Close()
 		server.Close()
@@ -44,6 +41,17 @@ func (w *world) withStore() {
 		Collect: collect.Config{MinAge: time.Nanosecond, Grace: time.Hour}})
 	w.store = store
 	w.now = time.Now()
+}
+
+// follow runs a catalog until stop.
+func follow(index *catalog.Catalog, store *s3store.Store) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- index.Run(ctx, store.ReadIndex, nil) }()
+	return func() {
+		cancel()
+		<-done
+	}
 }
 
 func openCatalog(b *bus.Bus) (*catalog.Catalog, error) { return catalog.Open("", b.Ledger(), nil, nil) }

@@ -14,18 +14,20 @@ import (
 	"bakefarm/imagestore"
 
 	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/encrypt"
 )
 
 // Config is what a Store is made of.
 type Config struct {
-	Client  *minio.Client
-	Bucket  string // made if it is missing and the credentials allow it
-	Prefix  string // of every object's name; may be empty
-	Ledger  imagestore.Ledger
-	Locator imagestore.Locator
-	Writer  string // name of this process, in the packs' records
-	Log     *slog.Logger
-	Recent  int64 // bytes of what was just written that stay in memory for those who read it next; 0: none
+	Client     *minio.Client
+	Bucket     string // made if it is missing and the credentials allow it
+	Prefix     string // of every object's name; may be empty
+	Ledger     imagestore.Ledger
+	Locator    imagestore.Locator
+	Writer     string // name of this process, in the packs' records
+	Log        *slog.Logger
+	Encryption encrypt.ServerSide // at rest, by the service; nil: as the bucket is set up
+	Recent     int64              // bytes of what was just written that stay in memory for those who read it next; 0: none
 }
 
 // Store is an image store in a bucket. The caller closes it.
@@ -39,6 +41,7 @@ type Store struct {
 	writer  string
 	log     *slog.Logger
 
+	sse    encrypt.ServerSide
 	cache  *cache // of what was read
 	recent *cache // of what was written; nil: nothing is remembered
 	packer *packer
@@ -65,7 +68,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	}
 	s := &Store{
 		client: c.Client, core: minio.Core{Client: c.Client}, bucket: c.Bucket, prefix: strings.Trim(c.Prefix, "/"),
-		ledger: c.Ledger, locator: c.Locator, writer: c.Writer, log: c.Log,
+		ledger: c.Ledger, locator: c.Locator, writer: c.Writer, log: c.Log, sse: c.Encryption,
 		cache: newCache(cacheBytes),
 	}
 	if c.Recent > 0 {

@@ -75,6 +75,7 @@ func (s *Store) put(ctx context.Context, p farm.Pack, body pieces, crc uint32) e
 		ContentType:          packType,
 		DisableMultipart:     true,
 		DisableContentSha256: true,
+		ServerSideEncryption: s.sse,
 		UserMetadata:         map[string]string{checksumHeader: sum},
 	})
 	if err != nil {
