@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"sync"
 	"time"
 
+	"bakefarm/api/usage"
 	"bakefarm/bus"
 	"bakefarm/imagestore"
 	"bakefarm/imagestore/catalog"
@@ -26,6 +28,7 @@ type Config struct {
 	Store     imagestore.Store
 	Catalog   *catalog.Catalog
 	Registry  http.Handler         // of /v2/; nil: there is none
+	Uses      *usage.Recorder      // is told how versions are used; nil: nobody is
 	Ready     func() error         // whether the S3 service answers, for /readyz; nil: not asked
 	Metrics   *prometheus.Registry // what /metrics shows beside the API's own; nil: nothing
 	Collector *collect.Collector   // tells how many bytes a retention plan frees; nil: it doesn't
@@ -82,7 +85,10 @@ func (a *API) Handler() http.Handler { return a.handler }
 
 // Run follows the bakes until ctx ends, and returns nil then.
 func (a *API) Run(ctx context.Context) error {
+	var sweep sync.WaitGroup
+	sweep.Go(func() { a.sweepDeployments(ctx) })
 	a.bakes.run(ctx)
+	sweep.Wait()
 	return nil
 }
 
@@ -99,6 +105,7 @@ func (a *API) routes(mux *http.ServeMux) error {
 				{Name: "bakes", Description: "Requests and what became of them"},
 				{Name: "images", Description: "What the farm has baked"},
 				{Name: "channels", Description: "Named pointers to versions"},
+				{Name: "deployments", Description: "What runs where, as users report it"},
 				{Name: "farm", Description: "The farm itself"},
 			},
 		},
@@ -112,6 +119,8 @@ func (a *API) routes(mux *http.ServeMux) error {
 	a.routeEvents()
 	a.routeImages()
 	a.routeChannels()
+	a.routeDeployments()
+	a.routeContents()
 	a.routeRetention()
 	a.routeKeep()
 	a.routeSweeps()

@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"strings"
 	"time"
 
+	"bakefarm/api/usage"
 	"bakefarm/bus"
 	"bakefarm/farm"
 	"bakefarm/imagestore"
@@ -158,14 +158,7 @@ func (a *API) refresh(ctx context.Context) {
 
 func (a *API) getImage(ctx context.Context, in *imageRef) (*body[[]CatalogImage], error) {
 	a.refresh(ctx)
-	row, err := a.resolve(ctx, in.Ref)
-	if errors.Is(err, imagestore.ErrNotFound) {
-		return nil, refuse(http.StatusNotFound, "there is no image %s", in.Ref)
-	}
-	if err != nil {
-		return nil, err
-	}
-	rows, _, err := a.Catalog.Images(ctx, catalog.Filter{Name: row.Name, Version: row.Version})
+	rows, err := a.imagesOf(ctx, in.Ref)
 	if err != nil {
 		return nil, err
 	}
@@ -200,7 +193,10 @@ func (a *API) resolve(ctx context.Context, ref string) (catalog.ImageRow, error)
 	if chErr != nil {
 		return row, chErr
 	}
-	return a.Catalog.Image(ctx, name+":"+channel.Version)
+	if row, err = a.Catalog.Image(ctx, name+":"+channel.Version); err == nil {
+		a.Uses.Note(row.Name, row.Version, usage.Resolved)
+	}
+	return row, err
 }
 
 func showImages(rows []catalog.ImageRow) []CatalogImage {

@@ -6,6 +6,7 @@ import (
 
 	"bakefarm/farm"
 	"bakefarm/imagestore/catalog"
+	"bakefarm/imagestore/compare"
 	"bakefarm/imagestore/retention"
 	"bakefarm/recipe"
 
@@ -217,3 +218,98 @@ const ProblemMissing = "urn:bakefarm:problem:missing-chunks"
 // ChunksType is the media type of POST /v1/chunks: any number of frames, each the 32 bytes of a chunk's sha256, its length
 // as 4 bytes big-endian, and its bytes.
 const ChunksType = "application/vnd.bakefarm.chunks"
+
+// DeploymentRequest is the body of PUT /v1/deployments/{id}.
+type DeploymentRequest struct {
+	Image string    `json:"image" maxLength:"512" doc:"What the instance runs: name, name:version, name:channel or name@digest"`
+	Lease string    `json:"lease,omitempty" maxLength:"16" doc:"For how long, without another report, it is taken to run: 12h, 30d. A day without lease and until"`
+	Until time.Time `json:"until,omitzero" doc:"The same, as a time"`
+	Note  string    `json:"note,omitempty" maxLength:"1024"`
+	By    string    `json:"by,omitempty" maxLength:"256"`
+}
+
+// Deployment is an instance that somebody reported to run an image.
+type Deployment struct {
+	farm.Deployment
+	Running  bool              `json:"running" doc:"Its lease has not ended"`
+	Packages []catalog.Package `json:"packages,omitempty" doc:"Packages that the question was about"`
+}
+
+// ImagePackages are the packages of a version's images for one platform.
+type ImagePackages struct {
+	Ref      string                 `json:"ref"`
+	Platform string                 `json:"platform"`
+	Packages []recipe.LockedPackage `json:"packages"`
+}
+
+// ImageDiff says what differs between two images.
+type ImageDiff struct {
+	From     CatalogImage      `json:"from"`
+	To       CatalogImage      `json:"to"`
+	Size     int64             `json:"size" doc:"Compressed bytes that the second has more"`
+	Packages PackageDiff       `json:"packages"`
+	Config   []compare.Setting `json:"config"`
+	Files    *compare.Files    `json:"files,omitempty" doc:"Of OCI images, where asked for"`
+}
+
+// PackageDiff says which packages differ.
+type PackageDiff struct {
+	Added   []catalog.Package `json:"added"`
+	Removed []catalog.Package `json:"removed"`
+	Changed []ChangedPackage  `json:"changed"`
+}
+
+// ChangedPackage is a package of which two images have different versions.
+type ChangedPackage struct {
+	Name      string `json:"name"`
+	Arch      string `json:"arch"`
+	From      string `json:"from"`
+	To        string `json:"to"`
+	Downgrade bool   `json:"downgrade,omitempty"`
+}
+
+// Ancestry is a version, what it was built on, and what was built on it.
+type Ancestry struct {
+	Relative
+	Ancestors   []Relative `json:"ancestors" doc:"The nearest first"`
+	Origin      string     `json:"origin" doc:"Where the line begins: debian:bookworm, scratch"`
+	Descendants int        `json:"descendants"`
+	More        bool       `json:"more,omitempty" doc:"There are more descendants, which are left out"`
+}
+
+// Relative is a version in an ancestry.
+type Relative struct {
+	Ref       string     `json:"ref"`
+	Name      string     `json:"name"`
+	Version   string     `json:"version"`
+	Channels  []string   `json:"channels"`
+	CreatedAt time.Time  `json:"createdAt"`
+	Base      string     `json:"base"`
+	Children  []Relative `json:"children,omitempty"`
+}
+
+// Affected says which channels point to images that contain what was asked for.
+type Affected struct {
+	Channels []AffectedChannel `json:"channels"`
+	Rebake   []Rebake          `json:"rebake" doc:"What to bake anew, in this order: what others are built on comes first"`
+}
+
+// AffectedChannel is a channel that points to such an image.
+type AffectedChannel struct {
+	Name        string            `json:"name"`
+	Channel     string            `json:"channel"`
+	Version     string            `json:"version"`
+	CreatedAt   time.Time         `json:"createdAt"`
+	Base        string            `json:"base"`
+	Bake        string            `json:"bake"`
+	Deployments int               `json:"deployments" doc:"Instances that are reported to run it"`
+	Packages    []catalog.Package `json:"packages"`
+}
+
+// Rebake is an image that should be baked anew.
+type Rebake struct {
+	Name     string   `json:"name"`
+	File     string   `json:"file,omitempty" doc:"Of the recipe, as it was posted"`
+	Bake     string   `json:"bake" doc:"That made the version"`
+	Channels []string `json:"channels"`
+}

@@ -10,7 +10,9 @@ import (
 	"strconv"
 	"strings"
 
+	"bakefarm/api/usage"
 	"bakefarm/imagestore"
+	"bakefarm/imagestore/catalog"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
@@ -25,7 +27,7 @@ func (g *Registry) manifest(w http.ResponseWriter, r *http.Request, repo, ref st
 		}
 	}
 	ctx := r.Context()
-	d, mediaType, err := g.find(ctx, repo, ref)
+	row, err := g.find(ctx, repo, ref)
 	if errors.Is(err, imagestore.ErrNotFound) {
 		if _, err := g.known(ctx, repo); err != nil {
 			return err
@@ -35,6 +37,7 @@ func (g *Registry) manifest(w http.ResponseWriter, r *http.Request, repo, ref st
 	if err != nil {
 		return err
 	}
+	d, mediaType := row.Digest, row.MediaType
 	if !accepts(r.Header.Values("Accept"), mediaType) {
 		return refuse(http.StatusNotFound, codeManifestUnknown, "%s of %s is a %s, which the request does not accept", ref, repo, mediaType)
 	}
@@ -48,39 +51,39 @@ func (g *Registry) manifest(w http.ResponseWriter, r *http.Request, repo, ref st
 	}
 	w.Header().Set("Content-Length", strconv.Itoa(len(raw)))
 	if r.Method == http.MethodGet {
+		g.Uses.Note(row.Name, row.Version, usage.Pulled)
 		w.Write(raw) // a client that does not read it can't be helped
 	}
 	return nil
 }
 
-// find resolves a reference to a manifest and its media type.
-func (g *Registry) find(ctx context.Context, repo, ref string) (digest.Digest, string, error) {
+// find resolves a reference to a manifest: its digest and media type. One within an index that is no image of its own has
+// nothing else.
+func (g *Registry) find(ctx context.Context, repo, ref string) (catalog.ImageRow, error) {
 	row, err := g.resolve(ctx, repo, ref)
-	if err == nil {
-		return row.Digest, row.MediaType, nil
-	}
-	if !errors.Is(err, imagestore.ErrNotFound) || !strings.Contains(ref, ":") {
-		return "", "", err
+	if err == nil || !errors.Is(err, imagestore.ErrNotFound) || !strings.Contains(ref, ":") {
+		return row, err
 	}
 	// No image of its own, but perhaps the manifest of one platform within an index.
 	d := digest.Digest(ref)
 	if has, hasErr := g.has(ctx, repo, d); hasErr != nil || !has {
-		return "", "", errors.Join(hasErr, err)
+		return row, errors.Join(hasErr, err)
 	}
 	raw, readErr := imagestore.ReadAll(ctx, g.Store, d, imagestore.MaxManifest)
 	if readErr != nil {
-		return "", "", err // a layer
+		return row, err // a layer
 	}
 	var head struct {
 		MediaType string `json:"mediaType"`
 	}
 	if json.Unmarshal(raw, &head) != nil {
-		return "", "", err
+		return row, err
 	}
 	if _, refsErr := imagestore.ManifestRefs(head.MediaType, raw); refsErr != nil {
-		return "", "", err // a blob of another kind
+		return row, err // a blob of another kind
 	}
-	return d, head.MediaType, nil
+	row.Digest, row.MediaType = d, head.MediaType
+	return row, nil
 }
 
 // accepts reports whether one of the Accept headers takes the media type; without any, everything is taken (RFC 9110,

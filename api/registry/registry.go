@@ -23,6 +23,7 @@ import (
 	"slices"
 	"strings"
 
+	"bakefarm/api/usage"
 	"bakefarm/bus"
 	"bakefarm/farm"
 	"bakefarm/imagestore"
@@ -31,12 +32,13 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Config says what the registry works with. All but Log must be set.
+// Config says what the registry works with. All but Uses and Log must be set.
 type Config struct {
 	Store    imagestore.Reader
 	Catalog  Catalog
 	Channels Records[farm.Channel] // by name@channel
 	Tags     Records[farm.Tag]     // by name@tag
+	Uses     *usage.Recorder       // is told what is pulled; nil: nobody is
 	Log      *slog.Logger
 }
 
@@ -181,7 +183,11 @@ func (g *Registry) resolve(ctx context.Context, repo, ref string) (catalog.Image
 	}
 	channel, _, err := g.Channels.Get(ctx, repo+"@"+ref)
 	if err == nil {
-		return g.image(ctx, repo, channel.Version)
+		row, err := g.image(ctx, repo, channel.Version)
+		if err == nil {
+			g.Uses.Note(row.Name, row.Version, usage.Resolved)
+		}
+		return row, err
 	}
 	if !errors.Is(err, bus.ErrNotFound) {
 		return row, unavailable(err)

@@ -21,11 +21,20 @@ func newChannels(cli *cli) *cobra.Command {
 }
 
 func newChannelsLs(cli *cli) *cobra.Command {
-	return &cobra.Command{
-		Use:   "ls [NAME]",
-		Short: "List channels, of one image name or of all",
-		Args:  cobra.MaximumNArgs(1),
+	var packages []string
+	cmd := &cobra.Command{
+		Use:     "ls [NAME]",
+		Short:   "List channels, of one image name or of all",
+		Args:    cobra.MaximumNArgs(1),
+		Example: "  bakefarm channels ls --package 'openssl<3.0.15'",
 		RunE: cli.call(func(cmd *cobra.Command, args []string, farm *client.Client) error {
+			if len(packages) > 0 {
+				affected, err := farm.Affected(cmd.Context(), strings.Join(args, ""), packages)
+				if err != nil {
+					return err
+				}
+				return cli.print(cmd, affected, func(w *tabwriter.Writer) { affectedTable(w, affected) })
+			}
 			channels, err := farm.Channels(cmd.Context(), strings.Join(args, ""))
 			if err != nil {
 				return err
@@ -38,6 +47,8 @@ func newChannelsLs(cli *cli) *cobra.Command {
 			})
 		}),
 	}
+	cmd.Flags().StringArrayVar(&packages, "package", nil, "only what points to an image with this package, and what to bake anew, as \"images affected\" says it")
+	return cmd
 }
 
 func newChannelsShow(cli *cli) *cobra.Command {

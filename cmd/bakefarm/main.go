@@ -102,7 +102,7 @@ func newRoot() *cobra.Command {
 	}
 	add("farm", newUp(), newWorker(), newWorkers(&cli))
 	add("bake", newBake(&cli), newValidate(), newLock(&cli), newBakes(&cli), newExplain(&cli))
-	add("look", newImages(&cli), newChannels(&cli), newRetention(&cli), newGC(&cli), newScrub(&cli))
+	add("look", newImages(&cli), newChannels(&cli), newDeployments(&cli), newRetention(&cli), newGC(&cli), newScrub(&cli))
 	root.AddCommand(newVersion(&cli))
 	refuseBadArgs(root)
 	return root

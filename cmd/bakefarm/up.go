@@ -11,6 +11,7 @@ import (
 
 	"bakefarm/api"
 	"bakefarm/api/registry"
+	"bakefarm/api/usage"
 	"bakefarm/coordinator"
 	"bakefarm/deploy"
 	garbage "bakefarm/imagestore/collect"
@@ -202,8 +203,12 @@ func (s *settings) assemble(p *program, data *dataDir, address net.Addr, front *
 			return err
 		}
 	}
-	web, err := api.New(api.Config{Bus: c.bus, Store: c.store, Catalog: c.catalog, Collector: garbage.New(garbage.Config{Index: c.catalog, Store: c.store}), Release: release(), Ready: c.reachable, Log: log,
-		Registry: registry.New(registry.OnBus(c.bus, c.store, c.catalog, log))})
+	uses := usage.New(c.bus.Usage, log)
+	p.runs("uses of images", uses.Run)
+	pulls := registry.OnBus(c.bus, c.store, c.catalog, log)
+	pulls.Uses = uses
+	web, err := api.New(api.Config{Bus: c.bus, Store: c.store, Catalog: c.catalog, Uses: uses,
+		Collector: garbage.New(garbage.Config{Index: c.catalog, Store: c.store}), Release: release(), Ready: c.reachable, Log: log, Registry: registry.New(pulls)})
 	if err != nil {
 		return err
 	}

@@ -139,12 +139,11 @@ func (c *Catalog) compile(ctx context.Context, f Filter) (*query, error) {
 	if err := c.index.compileBase(f, add); err != nil {
 		return nil, err
 	}
-	for _, p := range f.Packages {
-		found, err := c.find(ctx, p)
-		if err != nil {
-			return nil, err
-		}
-		q.packages = append(q.packages, found)
+	var err error
+	if q.packages, err = c.findAll(ctx, f.Packages); err != nil {
+		return nil, err
+	}
+	for _, found := range q.packages {
 		add(func(i *image) bool { return found.any.hasAny(i.sets) })
 	}
 	q.match = func(i *image) bool {
