@@ -118,6 +118,7 @@ func (a *API) routes(mux *http.ServeMux) error {
 	a.routeChunks()
 	a.routeEvents()
 	a.routeImages()
+	a.routeDisks()
 	a.routeChannels()
 	a.routeDeployments()
 	a.routeContents()

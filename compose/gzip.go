@@ -3,6 +3,7 @@ package compose
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash"
@@ -239,4 +240,21 @@ func Compressed(tar []byte) (Member, [][]byte, error) {
 	}
 	m, err := w.Close()
 	return m, pieces, err
+}
+
+// Unpack unpacks a piece: one gzip member of at most SegmentSize bytes, and nothing else.
+func Unpack(piece []byte) ([]byte, error) {
+	if len(piece) < 8 {
+		return nil, fmt.Errorf("%w: %d bytes", ErrPiece, len(piece))
+	}
+	want := int64(binary.LittleEndian.Uint32(piece[len(piece)-4:])) // ISIZE
+	if want > SegmentSize {
+		return nil, fmt.Errorf("%w: it says that it unpacks to %d bytes, at most %d are allowed", ErrPiece, want, SegmentSize)
+	}
+	segment, err := decompress(piece, want)
+	if err != nil {
+		return nil, err
+	}
+	defer segments.Put(segment)
+	return bytes.Clone(segment[:want]), nil
 }

@@ -269,11 +269,14 @@ func (c *Coordinator) collectImages(ctx context.Context, f *flight, b farm.Bake)
 		}
 		images[n] = farm.Image{
 			Name: b.Name, Digest: out.Manifest, MediaType: out.MediaType, Kind: image.Kind, Platform: image.Platform,
-			Format: "oci", Size: out.Size, Ref: b.Name + ":" + b.Version, Blobs: out.Blobs,
+			Format: formats[image.Kind], Size: out.Size, Ref: b.Name + ":" + b.Version, Blobs: out.Blobs,
 		}
 	}
 	return images, nil
 }
+
+// formats are the forms in which images are stored, by kind.
+var formats = map[string]string{farm.ImageOCI: "oci", farm.ImageDisk: "raw"}
 
 // platformName names an image of a version by its platform.
 func platformName(platform string) string {

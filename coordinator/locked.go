@@ -103,7 +103,7 @@ func (c *Coordinator) answerLocked(ctx context.Context, f *flight, b farm.Bake) 
 	var packages map[string][]recipe.LockedPackage
 	if d := f.pinned.OS.Debian; d != nil {
 		packages = map[string][]recipe.LockedPackage{}
-		for _, platform := range f.recipe.Platforms() {
+		for _, platform := range f.recipe.Systems() {
 			packages[platform] = d.Platforms[platform]
 		}
 	}

@@ -75,7 +75,7 @@ func readOutput(kind farm.Kind, raw json.RawMessage) (output, error) {
 			out.pieces = append(out.pieces, memberPieces(&o.Unpack[i])...)
 		}
 		out.value, out.main = &o, o.Digest
-	case farm.KindImage, farm.KindIndex:
+	case farm.KindImage, farm.KindIndex, farm.KindDisk:
 		var o plan.ImageOutput
 		if err = json.Unmarshal(raw, &o); err == nil {
 			err = positive("size", o.Size)

@@ -116,17 +116,20 @@ type Image struct {
 	Name      string        `json:"name"`
 	Digest    digest.Digest `json:"digest"` // of the manifest or index
 	MediaType string        `json:"mediaType"`
-	Kind      string        `json:"kind"`     // ImageOCI or "disk"
+	Kind      string        `json:"kind"`     // ImageOCI or ImageDisk
 	Platform  string        `json:"platform"` // "linux/amd64"; empty for an index
-	Format    string        `json:"format"`   // "oci" for images
+	Format    string        `json:"format"`   // "oci" for images, "raw" for disks: others are derived when pulled
 	Size      int64         `json:"size"`     // compressed bytes: manifest, config and layers; of an index everything below it, once
 	Ref       string        `json:"ref"`      // name:version
 	// Blobs are the digests that the manifest refers to: what a reader of the repository may read.
 	Blobs []digest.Digest `json:"blobs,omitempty"`
 }
 
-// ImageOCI is the kind of OCI images and their indexes.
-const ImageOCI = "oci"
+// The kinds of images.
+const (
+	ImageOCI  = "oci"  // OCI images and their indexes
+	ImageDisk = "disk" // disks that machines start from, as OCI artifacts
+)
 
 // IsIndex reports whether the image is an OCI index: what stands for a version that has several platforms.
 func (i Image) IsIndex() bool { return i.Kind == ImageOCI && i.Platform == "" }

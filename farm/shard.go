@@ -25,10 +25,11 @@ const (
 	KindConfigure Kind = "configure"
 	KindImage     Kind = "image" // layers and configuration become an OCI image manifest
 	KindIndex     Kind = "index" // the images of several platforms become one OCI image index
+	KindDisk      Kind = "disk"  // layers and configuration become a disk that a machine starts from
 )
 
 // Kinds lists every kind of this release, in the order in which a bake meets them.
-var Kinds = []Kind{KindObserve, KindSolve, KindConvert, KindTrim, KindCut, KindAssemble, KindConfigure, KindImage, KindIndex}
+var Kinds = []Kind{KindObserve, KindSolve, KindConvert, KindTrim, KindCut, KindAssemble, KindConfigure, KindImage, KindIndex, KindDisk}
 
 // ShardState is where a shard stands.
 //

@@ -22,7 +22,11 @@ func Contents(l *recipe.Lock) *farm.Contents {
 	}
 	if l.OS.Debian != nil {
 		c.Packages = make(map[string]digest.Digest, len(l.OS.Debian.Platforms))
-		for platform, list := range l.OS.Debian.Platforms {
+		for system, list := range l.OS.Debian.Platforms {
+			platform, disk := recipe.PlatformOf(system)
+			if _, image := l.OS.Debian.Platforms[platform]; disk && image {
+				continue // what the platform's image has counts
+			}
 			c.Packages[platform] = PackageSet(list)
 		}
 	}

@@ -53,6 +53,7 @@ var done = map[farm.Kind]string{
 	farm.KindConfigure: "configured",
 	farm.KindImage:     "made the image",
 	farm.KindIndex:     "made the index over",
+	farm.KindDisk:      "made the disk for",
 }
 
 // with are the inputs that a kind's label does not name in full.
@@ -64,6 +65,7 @@ var with = map[farm.Kind]string{
 	farm.KindConfigure: " of these layers",
 	farm.KindImage:     " of these layers and this configuration",
 	farm.KindIndex:     " of these images",
+	farm.KindDisk:      " of these layers and this configuration",
 }
 
 // Reason says for people why the shard's output came from source.

@@ -184,6 +184,17 @@ func ImageIndex(spec ImageIndexSpec, images []digest.Digest) Shard {
 	return s
 }
 
+// Disk is the shard of a disk; layers are the keys of its assemble shards, from the bottom.
+func Disk(spec DiskSpec, layers []digest.Digest) Shard {
+	type inputs struct {
+		DiskSpec
+		Layers []digest.Digest `json:"layers"`
+	}
+	s := newShard(farm.KindDisk, spec.Disk.Platform, spec, inputs{spec, layers})
+	s.Deps = layers
+	return s
+}
+
 func newShard(kind farm.Kind, subject string, spec, inputs any) Shard {
 	return Shard{
 		Key:   Key(kind, inputs),

@@ -16,7 +16,7 @@ import (
 // Plan is the DAG of one bake's shards.
 type Plan struct {
 	Shards []Shard  // dependencies before what depends on them; no key twice
-	Images []Output // the index first when there are several platforms, then the image of each, sorted by platform
+	Images []Output // the index first when there are several platforms, then the image of each, sorted by platform; disks
 }
 
 // Shard is one unit of work before anybody wants it.
@@ -33,9 +33,9 @@ type Shard struct {
 
 // Output is an image that the plan makes.
 type Output struct {
-	Kind     string        // farm.ImageOCI
+	Kind     string        // farm.ImageOCI, farm.ImageDisk
 	Platform string        // empty: the index over all platforms
-	Shard    digest.Digest // key of the image or index shard
+	Shard    digest.Digest // key of the image, index or disk shard
 }
 
 // MaxShards bounds a plan.
@@ -66,9 +66,9 @@ func DebArch(platform string) (string, error) {
 	return arch, nil
 }
 
-// Question is what a recipe asks of the world for one platform before it can be locked.
+// Question is what a recipe asks of the world for one system before it can be locked.
 type Question struct {
-	Platform string
+	Platform string // or recipe.SystemOf a disk
 	Observe  ObserveSpec
 	Debian   recipe.Debian // what to solve against the answer
 }
@@ -84,21 +84,25 @@ func (q Question) Locate(observed ObserveOutput, packages []recipe.LockedPackage
 	return Solve(SolveSpec{Debian: recipe.Debian{Suite: q.Debian.Suite}, Arch: q.Observe.Arch, Indexes: observed.Indexes, Locate: packages})
 }
 
-// Resolve returns the questions of a recipe, one for each platform of its outputs, sorted; none when it is all there
+// Resolve returns the questions of a recipe, one for each system of its outputs, sorted; none when it is all there
 // already, as over scratch.
 func Resolve(r *recipe.Recipe) ([]Question, error) {
 	if r.OS.Debian == nil {
 		return nil, nil
 	}
-	d := *r.OS.Debian
 	var questions []Question
-	for _, platform := range r.Platforms() {
+	for _, system := range r.Systems() {
+		d := *r.OS.Debian
+		platform, _ := recipe.PlatformOf(system)
 		arch, err := DebArch(platform)
 		if err != nil {
 			return nil, err
 		}
+		if disk := r.DiskOf(system); disk != nil {
+			d.Packages = append(slices.Clip(d.Packages), machinePackages(d.Packages, arch, disk.Boot)...)
+		}
 		questions = append(questions, Question{
-			Platform: platform,
+			Platform: system,
 			Observe:  ObserveSpec{Suite: d.Suite, Arch: arch, Mirror: d.Mirror, Keyring: d.Keyring},
 			Debian:   d,
 		})
@@ -110,7 +114,13 @@ func Resolve(r *recipe.Recipe) ([]Question, error) {
 // recipe.BuildTrees made it, one tree for each item.
 func Lock(r *recipe.Recipe, packages map[string][]recipe.LockedPackage, trees []*recipe.Tree) *recipe.Lock {
 	l := &recipe.Lock{APIVersion: recipe.LockVersion, Config: r.Config, Outputs: r.Outputs}
-	kinds := []farm.Kind{farm.KindAssemble, farm.KindImage}
+	kinds := []farm.Kind{farm.KindAssemble}
+	if len(r.Platforms()) > 0 {
+		kinds = append(kinds, farm.KindImage)
+	}
+	if len(r.Systems()) > len(r.Platforms()) {
+		kinds = append(kinds, farm.KindDisk)
+	}
 	if d := r.OS.Debian; d != nil {
 		l.OS.Debian = &recipe.LockedDebian{Suite: d.Suite, Scripts: d.Scripts, Exclude: d.Exclude, Platforms: packages}
 		kinds = append(kinds, farm.KindConvert)
@@ -144,7 +154,7 @@ const scriptsRun = "run"
 
 // New plans a bake: for each platform the layers of the OS, with the packages in the Lock's order, and one of what their
 // maintainer scripts change, then one for the app, all items merged, the images over them, and an index over several
-// images. trees are those that the Lock names, in its order. urls says where a package can be fetched; no key depends on
+// images; and the disks of the same. trees are those that the Lock names, in its order. urls says where a package can be fetched; no key depends on
 // it.
 func New(lock *recipe.Lock, trees []*recipe.Tree, urls func(recipe.LockedPackage) []string) (*Plan, error) {
 	if err := check(lock, trees); err != nil {
@@ -172,11 +182,18 @@ func New(lock *recipe.Lock, trees []*recipe.Tree, urls func(recipe.LockedPackage
 		}
 		b.images = append(b.images, Output{Kind: farm.ImageOCI, Platform: platform, Shard: b.add(Image(spec, layers))})
 	}
-	switch {
-	case len(b.images) == 0:
-		return nil, errors.New("lock: no output")
-	case len(b.images) > 1:
+	if len(b.images) > 1 {
 		b.images = slices.Insert(b.images, 0, Output{Kind: farm.ImageOCI, Shard: b.index()})
+	}
+	for _, o := range lock.Outputs {
+		if o.Disk != nil {
+			if err := b.disk(lock, o.Disk, app, urls); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if len(b.images) == 0 {
+		return nil, errors.New("lock: no output")
 	}
 	if len(b.shards) > MaxShards {
 		return nil, fmt.Errorf("the bake has %d shards, more than %d; pack small parts of the app together", len(b.shards), MaxShards)
@@ -232,14 +249,15 @@ func (b *builder) add(s Shard) digest.Digest {
 //
 // Scripts run over both, and what they change is the uppermost layer: what one package's script changes may be
 // another's, and may depend on every package of the set.
-func (b *builder) debian(os *recipe.LockedDebian, platform string, urls func(recipe.LockedPackage) []string) (roles []string, layers []digest.Digest, err error) {
+func (b *builder) debian(os *recipe.LockedDebian, system string, urls func(recipe.LockedPackage) []string) (roles []string, layers []digest.Digest, err error) {
+	platform, _ := recipe.PlatformOf(system)
 	arch, err := DebArch(platform)
 	if err != nil {
 		return nil, nil, err
 	}
-	packages, ok := os.Platforms[platform]
+	packages, ok := os.Platforms[system]
 	if !ok {
-		return nil, nil, fmt.Errorf("lock: os: no packages for %s", platform)
+		return nil, nil, fmt.Errorf("lock: os: no packages for %s", system)
 	}
 	var base, added set
 	for i, p := range packages {

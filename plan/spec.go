@@ -19,6 +19,7 @@ var Formats = map[farm.Kind]int{
 	farm.KindConfigure: 1,
 	farm.KindImage:     1,
 	farm.KindIndex:     1,
+	farm.KindDisk:      1,
 }
 
 // ObserveSpec asks what the mirrors of a suite have now.
@@ -210,4 +211,14 @@ type ImageOutput struct {
 	MediaType string          `json:"mediaType"`
 	Size      int64           `json:"size"`  // of all that a puller of it can be sent, each blob once
 	Blobs     []digest.Digest `json:"blobs"` // what it refers to: config and layers, or manifests
+}
+
+// DiskSpec asks for a disk of the Layers that its dependencies make.
+type DiskSpec struct {
+	Disk   recipe.DiskOutput `json:"disk"`
+	Config recipe.Config     `json:"config"`
+	// Seed is what the disk's identifiers come from: the layers of the OS. Another app keeps them.
+	Seed digest.Digest `json:"seed"`
+	// Packages are the names of the OS's packages: some want something done at a machine's first start.
+	Packages []string `json:"packages"`
 }

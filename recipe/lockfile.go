@@ -144,7 +144,7 @@ func (f *LockFile) Misfits(r *Recipe) []string {
 			}
 		}
 	}
-	for _, platform := range r.Platforms() {
+	for _, platform := range r.Systems() {
 		packages, ok := locked.Platforms[platform]
 		if !ok {
 			say("the recipe is for %s, which the lock does not have", platform)

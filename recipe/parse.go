@@ -91,7 +91,7 @@ func readRecipe(v strict.Value) *Recipe {
 	}
 	recipe.Outputs = []Output{{OCI: &OCIOutput{Platforms: []string{DefaultPlatform}}}}
 	if v, ok := f.Get("outputs"); ok {
-		recipe.Outputs = readOutputs(v)
+		recipe.Outputs = readOutputs(v, recipe.OS)
 	}
 	if v, ok := f.Get("tests"); ok {
 		later(v, "leave it out, and test the image after the bake")
@@ -346,77 +346,6 @@ const MaxID = 1<<31 - 1
 func parseID(s string) (int, error) {
 	id, err := strconv.ParseUint(s, 10, 31)
 	return int(id), err
-}
-
-func readOutputs(v strict.Value) []Output {
-	const example = "[{oci: {platforms: [linux/amd64]}}]"
-	values, ok := v.Items(example)
-	if ok && len(values) == 0 {
-		v.Refuse("is empty, so that nothing would be made; write %s, or leave outputs out for just that", example)
-	}
-	var outputs []Output
-	for _, v := range values {
-		f, ok := v.Fields("{oci: {platforms: [linux/amd64]}}", "oci", "disk")
-		if !ok {
-			continue
-		}
-		disk, hasDisk := f.Get("disk")
-		oci, hasOCI := f.Get("oci")
-		switch {
-		case hasDisk && hasOCI:
-			v.Refuse("names both oci and disk; make them two items of the list")
-		case !hasDisk && !hasOCI && len(f.Entries) == 0:
-			v.Refuse("names no output; write {oci: {platforms: [linux/amd64]}}")
-		}
-		if hasDisk {
-			later(disk, "write {oci: {platforms: [linux/amd64]}}")
-		}
-		if hasOCI {
-			if len(outputs) > 0 {
-				v.Refuse("is a second oci output; name all platforms in one")
-			}
-			outputs = append(outputs, Output{OCI: readOCI(oci)})
-		}
-	}
-	return outputs
-}
-
-var platformForm = regexp.MustCompile(`^[a-z0-9]+/[a-z0-9_]+(/[a-z0-9.]+)?$`)
-
-// otherNames of the platforms, as other tools write them. One name each, so that a Lock and an image have only one.
-var otherNames = map[string]string{
-	"amd64": "linux/amd64", "x86_64": "linux/amd64", "linux/x86_64": "linux/amd64",
-	"arm64": "linux/arm64", "aarch64": "linux/arm64", "linux/aarch64": "linux/arm64", "linux/arm64/v8": "linux/arm64",
-}
-
-func readOCI(v strict.Value) *OCIOutput {
-	out := &OCIOutput{Platforms: []string{DefaultPlatform}}
-	f, ok := v.Fields("{platforms: [linux/amd64]}", "platforms")
-	if !ok {
-		return out
-	}
-	v, ok = f.Get("platforms")
-	if !ok {
-		return out
-	}
-	names, at, ok := v.Texts("[linux/amd64, linux/arm64]")
-	if ok && len(names) == 0 {
-		v.Refuse("is empty; write [linux/amd64], or leave it out for just that")
-	}
-	known := strings.Join(Platforms, " or ")
-	for i, name := range names {
-		switch {
-		case slices.Contains(Platforms, name):
-		case otherNames[name] != "":
-			at[i].Refuse("%q is another name of %s; write that", name, otherNames[name])
-		case platformForm.MatchString(name):
-			at[i].Refuse("%q is not in this release of bakefarm yet; write %s", clip(name), known)
-		default:
-			at[i].Refuse("%q is no platform; write os/architecture: %s", clip(name), known)
-		}
-	}
-	out.Platforms = sortedSet(names)
-	return out
 }
 
 // badRelative says what keeps s from being a path below the context directory, or "".

@@ -121,6 +121,9 @@ func TestParseErrors(t *testing.T) {
 		return "apiVersion: bakefarm/v1\nname: a\nos: {scratch: {}}\napp:\n- {" + fields + "}\n"
 	}
 	config := func(fields string) string { return minimal + "config: {" + fields + "}\n" }
+	disk := func(fields string) string {
+		return "apiVersion: bakefarm/v1\nname: a/b\nos: {debian: {suite: bookworm, scripts: skip}}\n\noutputs: [{disk: {" + fields + "}}]\n"
+	}
 	publish := func(fields string) string { return minimal + "publish: {" + fields + "}\n" }
 	tests := []struct {
 		name, text string
@@ -298,14 +301,23 @@ func TestParseErrors(t *testing.T) {
 		// outputs
 		{"no outputs", minimal + "outputs: []\n", []string{
 			`f:5:10: outputs: is empty, so that nothing would be made; write [{oci: {platforms: [linux/amd64]}}], or leave outputs out for just that`}},
-		{"disk", minimal + "outputs: [{disk: {size: 2GiB, boot: uefi}}]\n", []string{
-			`f:5:18: outputs[0].disk: is not in this release of bakefarm yet; write {oci: {platforms: [linux/amd64]}}`}},
+		{"disk over scratch", minimal + "outputs: [{disk: {size: 2GiB, boot: uefi}}]\n", []string{
+			`f:5:18: outputs[0].disk: has no kernel over scratch; write os: {debian: {suite: bookworm}}`}},
+		{"disk without size", disk("boot: direct"), []string{`f:5:18: outputs[0].disk.size: is missing; write size: 2GiB`}},
+		{"disk's size", disk("size: 2GB"), []string{`f:5:25: outputs[0].disk.size: "2GB" is no size; write a number with MiB, GiB or TiB, such as 2GiB`}},
+		{"small disk", disk("size: 100MiB"), []string{`f:5:25: outputs[0].disk.size: is 100MiB; a disk has from 256MiB to 16TiB`}},
+		{"large disk", disk("size: 17TiB"), []string{`f:5:25: outputs[0].disk.size: is 17TiB; a disk has from 256MiB to 16TiB`}},
+		{"disk's boot", disk("size: 2GiB, boot: bios"), []string{`f:5:37: outputs[0].disk.boot: "bios" is not in this release of bakefarm; write uefi or direct`}},
+		{"disk's root", disk("size: 2GiB, filesystem: erofs"), []string{`f:5:43: outputs[0].disk.filesystem: "erofs" is not in this release of bakefarm; write ext4`}},
+		{"disk's command line", disk("size: 2GiB, cmdline: quiet root=/dev/sda"), []string{`f:5:40: outputs[0].disk.cmdline: has root= in it, which the disk sets itself; take it out`}},
+		{"two disks", disk("size: 2GiB}}, {disk: {size: 4GiB"), []string{`f:5:40: outputs[1].disk: is a second disk for linux/amd64; keep one`}},
 		{"word", minimal + "outputs: [oci]\n", []string{
 			`f:5:11: outputs[0]: is the text "oci" where a mapping is wanted; write {oci: {platforms: [linux/amd64]}}`}},
 		{"neither", minimal + "outputs: [{}]\n", []string{`f:5:11: outputs[0]: names no output; write {oci: {platforms: [linux/amd64]}}`}},
 		{"both", minimal + "outputs: [{oci: {}, disk: {}}]\n", []string{
 			`f:5:11: outputs[0]: names both oci and disk; make them two items of the list`,
-			`f:5:27: outputs[0].disk: is not in this release of bakefarm yet; write {oci: {platforms: [linux/amd64]}}`}},
+			`f:5:27: outputs[0].disk.size: is missing; write size: 2GiB`,
+			`f:5:27: outputs[0].disk: has no kernel over scratch; write os: {debian: {suite: bookworm}}`}},
 		{"oci twice", minimal + "outputs: [{oci: {}}, {oci: {}}]\n", []string{`f:5:22: outputs[1]: is a second oci output; name all platforms in one`}},
 		{"platforms", minimal + "outputs: [{oci: {platforms: [linux/amd64, linux/arm64, arm]}}]\n", []string{
 			`f:5:56: outputs[0].oci.platforms[2]: "arm" is no platform; write os/architecture: linux/amd64 or linux/arm64`}},

@@ -65,13 +65,29 @@ type Config struct {
 
 // Output is one thing to make of the recipe. Exactly one field is set.
 type Output struct {
-	OCI *OCIOutput `json:"oci,omitempty"`
+	OCI  *OCIOutput  `json:"oci,omitempty"`
+	Disk *DiskOutput `json:"disk,omitempty"`
 }
 
 // OCIOutput asks for an OCI image.
 type OCIOutput struct {
 	Platforms []string `json:"platforms"` // "linux/amd64", sorted; of several there is an index too
 }
+
+// DiskOutput asks for a disk that a machine starts from.
+type DiskOutput struct {
+	Platform   string `json:"platform"`
+	Size       int64  `json:"size"`       // in bytes, whole MiB
+	Boot       string `json:"boot"`       // BootUEFI or BootDirect
+	Filesystem string `json:"filesystem"` // of the root: "ext4"
+	Cmdline    string `json:"cmdline,omitempty"`
+}
+
+// How a disk starts.
+const (
+	BootUEFI   = "uefi"   // by firmware, from a system partition
+	BootDirect = "direct" // the virtual machine is given the kernel and its RAM disk
+)
 
 // Publish says where a finished bake goes. It acts on every request, also on a cached one, and is no part of the Lock.
 type Publish struct {

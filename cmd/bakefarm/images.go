@@ -191,6 +191,10 @@ func newImagesShow(cli *cli) *cobra.Command {
 					row(w, "pulled", age(i.Usage.PulledAt))
 					row(w, "resolved", age(i.Usage.ResolvedAt))
 					row(w, "deployed", age(i.Usage.DeployedAt)+running(i.Usage.Deployments))
+					if i.Kind == "disk" {
+						row(w, "pull", "bakefarm images pull "+i.Ref+" --disk qcow2 -f disk.qcow2")
+						continue
+					}
 					row(w, "pull", strings.TrimPrefix(strings.TrimPrefix(farm.Server(), "http://"), "https://")+"/"+i.Ref)
 				}
 			})
@@ -208,14 +212,19 @@ func running(n int) string {
 
 func newImagesPull(cli *cli) *cobra.Command {
 	var dir, platform string
+	var disk diskFlags
 	cmd := &cobra.Command{
-		Use:     "pull REF --oci DIR",
-		Short:   "Copy an image into an OCI layout; " + refHelp,
-		Args:    cobra.ExactArgs(1),
-		Example: "  bakefarm images pull shop/checkout:prod --oci ./checkout",
+		Use:   "pull REF --oci DIR | --disk FORMAT -f FILE",
+		Short: "Copy an image into an OCI layout, or a disk into a file; " + refHelp,
+		Args:  cobra.ExactArgs(1),
+		Example: "  bakefarm images pull shop/checkout:prod --oci ./checkout\n" +
+			"  bakefarm images pull shop/checkout:prod --disk qcow2 -f checkout.qcow2",
 		RunE: cli.call(func(cmd *cobra.Command, args []string, farm *client.Client) error {
-			if dir == "" {
-				return usagef("--oci DIR is missing: say where to put the OCI layout")
+			if err := disk.check(dir); err != nil {
+				return err
+			}
+			if disk.format != "" {
+				return pullDisk(cli, cmd, farm, args[0], platform, disk)
 			}
 			images, err := farm.Image(cmd.Context(), args[0])
 			if err != nil {
@@ -236,6 +245,9 @@ func newImagesPull(cli *cli) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&dir, "oci", "", "directory of the OCI layout; made when it is not there")
 	cmd.Flags().StringVar(&platform, "platform", "", "which image of several: linux/amd64; without it all of them, under their index")
+	cmd.Flags().StringVar(&disk.format, "disk", "", "format of the disk: "+strings.Join(diskFormats, ", ")+"; all but raw and qcow2 want qemu-img")
+	cmd.Flags().StringVarP(&disk.file, "file", "f", "", "file of the disk; what another attempt left in FILE.part is used")
+	cmd.Flags().BoolVar(&disk.compress, "compress", false, "compress qcow2 with zstd")
 	return cmd
 }
 
@@ -265,6 +277,9 @@ func choose(images []api.CatalogImage, ref, platform string) (api.CatalogImage, 
 		return fit[0], usagef("%s has images for %s: choose one with --platform", ref, strings.Join(have, ", "))
 	case platform != "" && len(have) > 0:
 		return api.CatalogImage{}, usagef("%s has no image for %s, but for %s", ref, platform, strings.Join(have, ", "))
+	}
+	if len(images) > 0 {
+		return api.CatalogImage{}, usagef("%s has no OCI image, but a disk: pull it with --disk qcow2 -f FILE", ref)
 	}
 	return api.CatalogImage{}, fmt.Errorf("%s has no OCI image", ref)
 }

@@ -146,6 +146,9 @@ func (c *Chunks) grown() error {
 	return nil
 }
 
+// Flush stores what has not been stored yet: nothing may be written afterwards.
+func (c *Chunks) Flush() error { return c.flush() }
+
 // flush ends the open chunk, padding its last grain.
 func (c *Chunks) flush() error {
 	if c.open == nil {

@@ -9,6 +9,7 @@
 //	configure layers ─▶ maintainer scripts in a sandbox ─▶ a layer of what they changed
 //	image     layers ─▶ configuration, manifest
 //	index     images of several platforms ─▶ index
+//	disk      layers ─▶ a disk in chunks ─▶ layers, manifest
 //
 // An executor stores through one imagestore.Writer and commits it last: whatever fails or is cancelled leaves nothing
 // behind that anybody can see. It depends on its task alone, so it may run twice, anywhere, and makes the same output;
@@ -70,6 +71,7 @@ var executors = map[farm.Kind]func(context.Context, *job, json.RawMessage) (any,
 	farm.KindConfigure: with(configure),
 	farm.KindImage:     with(image),
 	farm.KindIndex:     with(index),
+	farm.KindDisk:      with(makeDisk),
 }
 
 // with decodes the spec for an executor.

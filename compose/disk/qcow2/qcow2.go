@@ -14,6 +14,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"sort"
 )
 
 const (
@@ -128,17 +129,30 @@ func (i *Image) Size() int64 {
 	return i.total * ClusterSize
 }
 
+// Offset returns where in the image a byte of the disk stands that has data; ok is false where it has none.
+func (i *Image) Offset(disk int64) (offset int64, ok bool) {
+	k := sort.Search(len(i.extents), func(k int) bool { return i.extents[k].Offset+i.extents[k].Size > disk })
+	if k == len(i.extents) || i.extents[k].Offset > disk {
+		return 0, false
+	}
+	return i.starts[k]*ClusterSize + disk - i.extents[k].Offset, true
+}
+
+// Head is how many bytes come before the data: what WriteRange makes without the disk.
+func (i *Image) Head() int64 {
+	if len(i.starts) == 0 {
+		return i.Size()
+	}
+	return i.starts[0] * ClusterSize
+}
+
 // WriteRange writes n bytes of the image from offset on.
 func (i *Image) WriteRange(w io.Writer, offset, n int64, disk Disk) error {
 	if offset < 0 || n < 0 || offset > i.Size()-n {
 		return fmt.Errorf("qcow2: %d bytes at %d of an image of %d", n, offset, i.Size())
 	}
-	first := i.total
-	if len(i.starts) > 0 {
-		first = i.starts[0]
-	}
 	buf := make([]byte, ClusterSize)
-	for n > 0 && offset < first*ClusterSize {
+	for n > 0 && offset < i.Head() {
 		i.metadata(offset/ClusterSize, buf)
 		part := buf[offset%ClusterSize:]
 		part = part[:min(int64(len(part)), n)]

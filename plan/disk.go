@@ -1,0 +1,68 @@
+package plan
+
+import (
+	"errors"
+	"slices"
+	"strings"
+
+	"bakefarm/farm"
+	"bakefarm/recipe"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// inits are the packages one of which is a machine's /sbin/init.
+var inits = []string{"systemd-sysv", "sysvinit-core", "runit-init", "openrc"}
+
+// machinePackages are the packages that a machine has beside those that a recipe names, unless it names others of their
+// kind: a kernel, an init, what firmware starts.
+func machinePackages(named []string, arch, boot string) []string {
+	names := make([]string, len(named))
+	for i, n := range named {
+		names[i], _, _ = strings.Cut(n, "=")
+	}
+	var more []string
+	need := func(name string, instead func(string) bool) {
+		if !slices.ContainsFunc(names, instead) {
+			more = append(more, name)
+		}
+	}
+	same := func(name string) func(string) bool { return func(n string) bool { return n == name } }
+	need("linux-image-cloud-"+arch, func(n string) bool { return strings.HasPrefix(n, "linux-image-") })
+	need("systemd-sysv", func(n string) bool { return slices.Contains(inits, n) })
+	for _, name := range []string{"udev", "dbus", "systemd-resolved"} {
+		need(name, same(name))
+	}
+	if boot == recipe.BootUEFI {
+		need("systemd-boot-efi", same("systemd-boot-efi"))
+	}
+	return more
+}
+
+// disk adds the shards of a disk. It has the layers of the image for its platform; only those of added packages are its
+// own, with its kernel.
+func (b *builder) disk(lock *recipe.Lock, d *recipe.DiskOutput, app digest.Digest, urls func(recipe.LockedPackage) []string) error {
+	if lock.OS.Debian == nil {
+		return errors.New("lock: a disk over scratch has no kernel")
+	}
+	_, layers, err := b.debian(lock.OS.Debian, recipe.SystemOf(d), urls)
+	if err != nil {
+		return err
+	}
+	if len(layers) == 0 {
+		return errors.New("lock: a disk without a package has no kernel")
+	}
+	var seed strings.Builder
+	for _, key := range layers {
+		seed.WriteString(key.String() + "\n")
+	}
+	spec := DiskSpec{Disk: *d, Config: lock.Config, Seed: digest.FromString(seed.String())}
+	for _, p := range lock.OS.Debian.Platforms[recipe.SystemOf(d)] {
+		spec.Packages = append(spec.Packages, p.Name)
+	}
+	if app != "" {
+		layers = append(layers, app)
+	}
+	b.images = append(b.images, Output{Kind: farm.ImageDisk, Platform: d.Platform, Shard: b.add(Disk(spec, layers))})
+	return nil
+}

@@ -1,0 +1,259 @@
+package execute
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"bakefarm/compose"
+	"bakefarm/compose/disk"
+	"bakefarm/compose/oci"
+	"bakefarm/imagestore"
+	"bakefarm/plan"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// makeDisk makes a disk of layers. Its chunks are committed before its layers: those that were not written in order are
+// read back to be hashed.
+func makeDisk(ctx context.Context, j *job, spec plan.DiskSpec) (plan.ImageOutput, error) {
+	layers, err := dependencies[plan.Layer](j)
+	if err != nil {
+		return plan.ImageOutput{}, err
+	}
+	platform, err := oci.ParsePlatform(spec.Disk.Platform)
+	if err != nil {
+		return plan.ImageOutput{}, err
+	}
+	if err := j.Turns.take(ctx); err != nil {
+		return plan.ImageOutput{}, err
+	}
+	defer j.Turns.give()
+
+	w := j.Store.Begin()
+	var stored int64
+	chunks := disk.NewChunks(spec.Disk.Size, func(data []byte) (digest.Digest, error) {
+		part, err := w.Put(ctx, data)
+		stored += part.Size
+		return part.Digest, err
+	})
+	defer chunks.Close()
+	b, err := disk.New(disk.Options{
+		Size: spec.Disk.Size, Arch: platform.Architecture, Boot: spec.Disk.Boot, Seed: spec.Seed, Cmdline: spec.Disk.Cmdline,
+		Time: compose.ModTime,
+	}, chunks)
+	if err != nil {
+		return plan.ImageOutput{}, err
+	}
+	kernel, err := j.fillDisk(ctx, b, spec, layers)
+	if err != nil {
+		return plan.ImageOutput{}, err
+	}
+	if err := chunks.Flush(); err != nil {
+		return plan.ImageOutput{}, err
+	}
+	if err := w.Commit(ctx); err != nil {
+		return plan.ImageOutput{}, err
+	}
+	made, err := b.Layers(ctx, func(ctx context.Context, p disk.Part) ([]byte, error) {
+		return imagestore.ReadAll(ctx, j.Store, p.Digest, p.Size)
+	})
+	if err != nil {
+		return plan.ImageOutput{}, err
+	}
+	out, err := j.storeDisk(ctx, oci.DiskConfig{
+		OS: platform.OS, Architecture: platform.Architecture, Variant: platform.Variant,
+		Size: spec.Disk.Size, LayerSize: disk.LayerSizeOf(spec.Disk.Size),
+		Boot: spec.Disk.Boot, Filesystem: spec.Disk.Filesystem, Kernel: kernel.Version, Cmdline: kernel.Cmdline,
+	}, made, kernel)
+	if err == nil {
+		j.say("%s: a disk of %s with %s in it, kernel %s", out.Manifest, size(spec.Disk.Size), size(stored), kernel.Version)
+	}
+	return out, err
+}
+
+// fillDisk brings everything onto the disk.
+func (j *job) fillDisk(ctx context.Context, b *disk.Builder, spec plan.DiskSpec, layers []plan.Layer) (*disk.Kernel, error) {
+	for _, l := range layers {
+		tar, err := j.openLayer(ctx, l.Digest)
+		if err != nil {
+			return nil, err
+		}
+		err = b.Layer(tar)
+		if cerr := tar.Close(); err == nil {
+			err = cerr
+		}
+		if err != nil {
+			return nil, fmt.Errorf("layer %s: %w", l.Digest, err)
+		}
+	}
+	c := spec.Config
+	machine, err := disk.Machine{
+		Entrypoint: append(append([]string(nil), c.Entrypoint...), c.Cmd...), Env: c.Env, User: c.User,
+		WorkingDir: c.WorkingDir, StopSignal: c.StopSignal, Packages: spec.Packages,
+	}.Layer(b.Options)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.Layer(bytes.NewReader(machine)); err != nil {
+		return nil, err
+	}
+	return b.Finish()
+}
+
+// storeDisk stores the layers as composites of chunks, and the manifest over them.
+func (j *job) storeDisk(ctx context.Context, c oci.DiskConfig, layers []disk.Layer, kernel *disk.Kernel) (plan.ImageOutput, error) {
+	config, err := oci.NewDiskConfig(c)
+	if err != nil {
+		return plan.ImageOutput{}, err
+	}
+	w := j.Store.Begin()
+	if _, err := w.Put(ctx, config); err != nil {
+		return plan.ImageOutput{}, err
+	}
+	out := plan.ImageOutput{MediaType: v1.MediaTypeImageManifest, Size: int64(len(config)), Blobs: []digest.Digest{digest.FromBytes(config)}}
+	var blobs []oci.Blob
+	seen := make(map[digest.Digest]bool)
+	add := func(mediaType string, d digest.Digest, size int64) {
+		blobs = append(blobs, oci.Blob{MediaType: mediaType, Digest: d, Size: size})
+		if !seen[d] {
+			seen[d] = true
+			out.Size += size
+			out.Blobs = append(out.Blobs, d)
+		}
+	}
+	for _, l := range layers {
+		blob := imagestore.Blob{Digest: l.Digest, Size: l.Size}
+		for _, p := range l.Parts {
+			blob.Parts = append(blob.Parts, imagestore.Part(p))
+		}
+		if !seen[l.Digest] {
+			if err := w.Compose(ctx, blob); err != nil {
+				return plan.ImageOutput{}, err
+			}
+		}
+		add(oci.MediaTypeDiskLayer, l.Digest, l.Size)
+	}
+	if c.Boot == disk.BootDirect {
+		for _, f := range []struct {
+			mediaType string
+			content   []byte
+		}{{oci.MediaTypeKernel, kernel.Image}, {oci.MediaTypeInitrd, kernel.Initrd}} {
+			part, err := w.Put(ctx, f.content)
+			if err != nil {
+				return plan.ImageOutput{}, err
+			}
+			add(f.mediaType, part.Digest, part.Size)
+		}
+	}
+	manifest, err := oci.NewDiskManifest(config, blobs)
+	if err != nil {
+		return plan.ImageOutput{}, err
+	}
+	if out.Manifest, err = imagestore.PutManifest(ctx, j.Store, w, out.MediaType, manifest); err != nil {
+		return plan.ImageOutput{}, err
+	}
+	out.Size += int64(len(manifest))
+	return out, w.Commit(ctx)
+}
+
+// unpackAhead is how many pieces of a layer are read and unpacked ahead of who reads it.
+const unpackAhead = 6
+
+// layerReader reads a layer's tar: every piece is a gzip member of its own, so several unpack at a time.
+type layerReader struct {
+	cancel context.CancelFunc
+	broken func() error // not nil: not all pieces have come
+	queue  chan chan unpacked
+	rest   []byte
+}
+
+type unpacked struct {
+	data []byte
+	err  error
+}
+
+// openLayer opens a layer's uncompressed tar.
+func (j *job) openLayer(ctx context.Context, d digest.Digest) (io.ReadCloser, error) {
+	blob, err := j.Store.Stat(ctx, d)
+	if err != nil {
+		return nil, fmt.Errorf("layer %s: %w", d, err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	r := &layerReader{cancel: cancel, broken: ctx.Err, queue: make(chan chan unpacked, unpackAhead)}
+	go func() {
+		defer close(r.queue)
+		for _, p := range blob.Parts {
+			one := make(chan unpacked, 1)
+			select {
+			case r.queue <- one:
+			case <-ctx.Done():
+				return
+			}
+			go func() {
+				data, err := j.unpack(ctx, p)
+				one <- unpacked{data, err}
+			}()
+		}
+	}()
+	return r, nil
+}
+
+// unpack reads a piece out of the cache or the store and unpacks it.
+func (j *job) unpack(ctx context.Context, p imagestore.Part) ([]byte, error) {
+	var data []byte
+	if r, err := j.Cache.Open(p.Digest); err == nil {
+		data, err = io.ReadAll(r)
+		r.Close()
+		if err != nil {
+			data = nil // the entry has dropped itself
+		}
+	}
+	if data == nil {
+		var err error
+		if data, err = imagestore.ReadAll(ctx, j.Store, p.Digest, p.Size); err != nil {
+			return nil, err
+		}
+	}
+	plain, err := compose.Unpack(data)
+	if err != nil {
+		return nil, fmt.Errorf("piece %s: %w", p.Digest, err)
+	}
+	return plain, nil
+}
+
+func (r *layerReader) Read(p []byte) (int, error) {
+	for len(r.rest) == 0 {
+		one, ok := <-r.queue
+		if !ok && r.broken() != nil {
+			return 0, r.broken() // a tar that ends early would look whole
+		}
+		if !ok {
+			return 0, io.EOF
+		}
+		u := <-one
+		if u.err != nil {
+			return 0, u.err
+		}
+		r.rest = u.data
+	}
+	n := copy(p, r.rest)
+	r.rest = r.rest[n:]
+	return n, nil
+}
+
+// Close waits for what is on its way. It fails when the layer has not been read to its end.
+func (r *layerReader) Close() error {
+	r.cancel()
+	left := len(r.rest)
+	for one := range r.queue {
+		left += len((<-one).data)
+	}
+	if left > compose.TrailerSize {
+		return errors.New("something follows the end of the tar")
+	}
+	return nil
+}
