@@ -40,7 +40,7 @@ func (f diskFlags) check(dir string) error {
 	case f.format == "" && (f.file != "" || f.compress):
 		return usagef("--disk FORMAT is missing: --file and --compress are for disks")
 	case f.format == "" && dir == "":
-		return usagef("--oci DIR or --disk FORMAT -f FILE is missing: say where to put the image")
+		return usagef("--oci DIR is missing: say where to put the OCI layout; or pull a disk with --disk FORMAT -f FILE")
 	case f.format == "":
 		return nil
 	case dir != "":
