@@ -57,7 +57,7 @@ func (c *Coordinator) submit(ctx context.Context, req bus.SubmitRequest) (farm.B
 	}
 	if err == nil {
 		b.Name = f.recipe.Name
-		err = c.checkChunks(ctx, f.trees)
+		err = c.checkChunks(ctx, f)
 	}
 	if err != nil {
 		return farm.Bake{}, err
@@ -205,6 +205,9 @@ func (c *Coordinator) prepare(ctx context.Context, f *flight, b farm.Bake) error
 	if err != nil {
 		return invalid("%s: %s", b.File, err)
 	}
+	if f.debs, err = recipe.FindPackages(manifest, f.recipe.App); err != nil {
+		return invalid("%s: %s", b.File, err)
+	}
 	f.trees = slices.Clip(append([]*recipe.Tree{}, trees...)) // not nil
 	return nil
 }
@@ -234,19 +237,25 @@ func notUploaded(what string, d digest.Digest, err error) error {
 	return fmt.Errorf("%s: %w", what, err)
 }
 
-// checkChunks refuses trees with content that the store lacks.
-func (c *Coordinator) checkChunks(ctx context.Context, trees []*recipe.Tree) error {
+// checkChunks refuses an app with content that the store lacks.
+func (c *Coordinator) checkChunks(ctx context.Context, f *flight) error {
 	var ask asking
 	paths := map[digest.Digest]string{}
-	for _, t := range trees {
-		for _, e := range t.Entries {
-			for _, chunk := range e.Chunks {
-				if _, asked := paths[chunk]; !asked {
-					paths[chunk] = e.Path
-					ask = append(ask, chunk)
-				}
+	add := func(path string, chunks []digest.Digest) {
+		for _, chunk := range chunks {
+			if _, asked := paths[chunk]; !asked {
+				paths[chunk] = path
+				ask = append(ask, chunk)
 			}
 		}
+	}
+	for _, t := range f.trees {
+		for _, e := range t.Entries {
+			add(e.Path, e.Chunks)
+		}
+	}
+	for _, deb := range f.debs {
+		add(deb.Path, deb.Chunks)
 	}
 	have, err := ask.of(ctx, c.Store)
 	if err != nil {

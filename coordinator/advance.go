@@ -170,7 +170,7 @@ func (c *Coordinator) rechart(ctx context.Context, f *flight, b farm.Bake) error
 	f.early = nil
 	for _, ref := range refs {
 		f.known[ref.ID] = ref
-		if ref.Kind == farm.KindObserve || ref.Kind == farm.KindSolve {
+		if slices.Contains([]farm.Kind{farm.KindObserve, farm.KindInspect, farm.KindSolve}, ref.Kind) {
 			f.early = append(f.early, ref)
 		}
 	}

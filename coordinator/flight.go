@@ -27,8 +27,9 @@ type flight struct {
 	// Used by whoever drives, one at a time.
 	recipe     *recipe.Recipe
 	trees      []*recipe.Tree
-	pinned     *recipe.LockFile // that came with the request
-	early      []farm.ShardRef  // observe and solve
+	debs       []recipe.ContextFile // the user's own packages
+	pinned     *recipe.LockFile     // that came with the request
+	early      []farm.ShardRef      // observe and solve
 	lock       *recipe.Lock
 	evidence   *plan.Evidence
 	urls       map[digest.Digest][]string // of packages, by sha256

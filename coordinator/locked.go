@@ -73,7 +73,7 @@ func (c *Coordinator) staying(ctx context.Context, f *flight, platform string, u
 	var stay []plan.Stay
 	var wants []want
 	for _, p := range f.pinned.OS.Debian.Platforms[platform] {
-		if slices.Contains(update, p.Name) {
+		if p.Own || slices.Contains(update, p.Name) {
 			continue
 		}
 		convert := plan.Convert(plan.ConvertSpec{Package: p})
@@ -163,7 +163,7 @@ func (c *Coordinator) lacking(ctx context.Context, f *flight, b farm.Bake, lock 
 	}
 	lacking := map[digest.Digest]bool{}
 	for i, s := range p.Shards {
-		if spec, ok := s.Spec.(plan.ConvertSpec); ok && look.graph.standings[i] == missing {
+		if spec, ok := s.Spec.(plan.ConvertSpec); ok && !spec.Package.Own && look.graph.standings[i] == missing {
 			lacking[spec.Package.SHA256] = true
 		}
 	}

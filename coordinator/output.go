@@ -52,6 +52,13 @@ func readOutput(kind farm.Kind, raw json.RawMessage) (output, error) {
 		}
 		out.pieces = []digest.Digest{o.Packages}
 		out.value, out.main = &o, o.Packages
+	case farm.KindInspect:
+		var o plan.Own
+		if err = json.Unmarshal(raw, &o); err == nil && (o.Name == "" || o.Version == "" || o.Arch == "" || !o.Own) {
+			err = errors.New("no package")
+		}
+		out.pieces = []digest.Digest{o.SHA256, o.Control}
+		out.value, out.main = &o, o.SHA256
 	case farm.KindConvert, farm.KindTrim, farm.KindCut:
 		var o plan.Member
 		if err = json.Unmarshal(raw, &o); err == nil {

@@ -43,7 +43,11 @@ func (c *Coordinator) answer(ctx context.Context, f *flight, b farm.Bake) (jobs 
 	if f.lock != nil {
 		return nil, nil
 	}
-	if f.pinned != nil && len(b.Update) == 0 {
+	own, jobs, err := c.inspected(ctx, f)
+	if err != nil || len(jobs) > 0 {
+		return jobs, err
+	}
+	if f.pinned != nil && len(b.Update) == 0 && f.hasLocked(own) {
 		return c.answerLocked(ctx, f, b)
 	}
 	if b.Rebake {
@@ -63,7 +67,11 @@ func (c *Coordinator) answer(ctx context.Context, f *flight, b farm.Bake) (jobs 
 		if err != nil {
 			return err
 		}
-		answers[i], todo[i], err = c.answerOne(ctx, q, b, func(at plan.ObserveOutput) plan.Shard { return q.Solve(at, stay) })
+		mine, err := own.of(q)
+		if err != nil {
+			return err
+		}
+		answers[i], todo[i], err = c.answerOne(ctx, q, b, func(at plan.ObserveOutput) plan.Shard { return q.Solve(at, stay, mine) })
 		return err
 	})
 	if err != nil {
@@ -91,6 +99,11 @@ func (c *Coordinator) answer(ctx context.Context, f *flight, b farm.Bake) (jobs 
 			addURL(f.urls, p)
 		}
 		packages[q.Platform] = list
+	}
+	if f.pinned != nil && len(b.Update) == 0 {
+		if err := f.pinnedHas(packages); err != nil {
+			return nil, err
+		}
 	}
 	f.lock = plan.Lock(f.recipe, packages, f.trees)
 	return nil, nil

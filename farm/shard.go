@@ -16,6 +16,7 @@ type Kind string
 const (
 	KindObserve  Kind = "observe"  // ask a Debian mirror what it has now; never in the action cache
 	KindSolve    Kind = "solve"    // OS request and observed indexes in, exact package list out
+	KindInspect  Kind = "inspect"  // what a .deb of the user's is, and asks for
 	KindConvert  Kind = "convert"  // one Debian package becomes one layer member
 	KindTrim     Kind = "trim"     // a converted package without the files that a recipe excludes
 	KindCut      Kind = "cut"      // one run of app files becomes one layer member
@@ -29,7 +30,7 @@ const (
 )
 
 // Kinds lists every kind of this release, in the order in which a bake meets them.
-var Kinds = []Kind{KindObserve, KindSolve, KindConvert, KindTrim, KindCut, KindAssemble, KindConfigure, KindImage, KindIndex, KindDisk}
+var Kinds = []Kind{KindObserve, KindInspect, KindSolve, KindConvert, KindTrim, KindCut, KindAssemble, KindConfigure, KindImage, KindIndex, KindDisk}
 
 // ShardState is where a shard stands.
 //

@@ -45,6 +45,7 @@ func (p *Plan) Decide(have func(key digest.Digest) bool) []Decision {
 // done are the kinds' verbs in the past.
 var done = map[farm.Kind]string{
 	farm.KindObserve:   "observed",
+	farm.KindInspect:   "inspected",
 	farm.KindSolve:     "solved",
 	farm.KindConvert:   "converted",
 	farm.KindTrim:      "trimmed",
@@ -59,6 +60,7 @@ var done = map[farm.Kind]string{
 // with are the inputs that a kind's label does not name in full.
 var with = map[farm.Kind]string{
 	farm.KindSolve:     " for this request and these indexes",
+	farm.KindInspect:   " with this content",
 	farm.KindTrim:      " by these patterns",
 	farm.KindCut:       " with this content",
 	farm.KindAssemble:  " of these members",

@@ -64,11 +64,12 @@ func Solve(spec SolveSpec) Shard {
 		Pins     []Pin    `json:"pins,omitempty"`
 
 		Stay   []Stay                 `json:"stay,omitempty"`
+		Own    []Own                  `json:"own,omitempty"`
 		Locate []recipe.LockedPackage `json:"locate,omitempty"`
 	}
 	d := spec.Debian
 	in := inputs{Suite: d.Suite, Variant: d.Variant, Packages: d.Packages, Scripts: d.Scripts, Arch: spec.Arch, Pins: spec.Pins,
-		Stay: spec.Stay, Locate: spec.Locate}
+		Stay: spec.Stay, Own: spec.Own, Locate: spec.Locate}
 	for _, i := range spec.Indexes {
 		in.Indexes = append(in.Indexes, index{i.Base, i.Also, i.Suite, i.Codename, i.Component, i.Name, i.Packages,
 			i.Origin, i.Label, i.Archive, i.Version, i.NotAutomatic, i.ButAutomaticUpgrades})
@@ -78,6 +79,15 @@ func Solve(spec SolveSpec) Shard {
 		subject += fmt.Sprintf(", where %d locked packages are", len(spec.Locate))
 	}
 	return newShard(farm.KindSolve, subject, spec, in)
+}
+
+// Inspect is the shard of a .deb of the user's.
+func Inspect(spec InspectSpec) Shard {
+	type inputs struct {
+		Size   int64           `json:"size"`
+		Chunks []digest.Digest `json:"chunks"`
+	}
+	return newShard(farm.KindInspect, spec.File, spec, inputs{spec.Size, spec.Chunks})
 }
 
 // Convert is the shard of one package. The key covers its content and what is kept of it, nothing else: neither where

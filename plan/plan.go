@@ -74,9 +74,9 @@ type Question struct {
 }
 
 // Solve returns the shard that answers the question, given what was observed. What is in stay stays as it is, as far as
-// that leaves a system.
-func (q Question) Solve(observed ObserveOutput, stay []Stay) Shard {
-	return Solve(SolveSpec{Debian: q.Debian, Arch: q.Observe.Arch, Indexes: observed.Indexes, Pins: observed.Pins, Stay: stay})
+// that leaves a system; own are packages of the user's.
+func (q Question) Solve(observed ObserveOutput, stay []Stay, own []Own) Shard {
+	return Solve(SolveSpec{Debian: q.Debian, Arch: q.Observe.Arch, Indexes: observed.Indexes, Pins: observed.Pins, Stay: stay, Own: own})
 }
 
 // Locate returns the shard that finds out where packages can be had, given what was observed.
@@ -244,10 +244,10 @@ func (b *builder) add(s Shard) digest.Digest {
 //
 // The packages of the variant are one layer, as it is without any other package, and those that were asked for another
 // one over it, with what follows from all of them: dpkg's status, the loader's index, alternatives. So all images of a
-// suite have the same lowest layer, and another version of one added package leaves it alone. Where all packages are
-// of either sort, there is one layer.
+// suite have the same lowest layer, and another version of one added package leaves it alone. The user's own packages
+// are a third layer, over those. Where all packages are of one sort, there is one layer.
 //
-// Scripts run over both, and what they change is the uppermost layer: what one package's script changes may be
+// Scripts run over all of them, and what they change is the uppermost layer: what one package's script changes may be
 // another's, and may depend on every package of the set.
 func (b *builder) debian(os *recipe.LockedDebian, system string, urls func(recipe.LockedPackage) []string) (roles []string, layers []digest.Digest, err error) {
 	platform, _ := recipe.PlatformOf(system)
@@ -259,7 +259,7 @@ func (b *builder) debian(os *recipe.LockedDebian, system string, urls func(recip
 	if !ok {
 		return nil, nil, fmt.Errorf("lock: os: no packages for %s", system)
 	}
-	var base, added set
+	var base, added, own set
 	for i, p := range packages {
 		if err := p.SHA256.Validate(); err != nil {
 			return nil, nil, fmt.Errorf("lock: os: package %q: %w", p.Name, err)
@@ -269,7 +269,10 @@ func (b *builder) debian(os *recipe.LockedDebian, system string, urls func(recip
 				p.Name, p.Arch, packages[i-1].Name, packages[i-1].Arch)
 		}
 		to := &added
-		if p.Base {
+		switch {
+		case p.Own:
+			to = &own
+		case p.Base:
 			to = &base
 		}
 		to.packages = append(to.packages, p)
@@ -280,15 +283,20 @@ func (b *builder) debian(os *recipe.LockedDebian, system string, urls func(recip
 		spec := AssembleSpec{Role: role, OS: &AssembleOS{Suite: os.Suite, Arch: arch, Exclude: os.Exclude, Packages: s.packages, Below: below, Scripts: run}}
 		roles, layers = append(roles, role), append(layers, b.add(Assemble(spec, s.members)))
 	}
-	switch {
-	case len(base.packages) > 0 && len(added.packages) > 0:
-		layer(RoleOS, base, 0)
-		whole := set{append(slices.Clip(base.packages), added.packages...), append(slices.Clip(base.members), added.members...)}
-		layer(RolePackages, whole, len(base.packages))
-	case len(base.packages) > 0:
-		layer(RoleOS, base, 0)
-	case len(added.packages) > 0:
-		layer(RoleOS, added, 0)
+	var whole set
+	for _, sort := range []struct {
+		role string
+		set
+	}{{RoleOS, base}, {RolePackages, added}, {RoleOwn, own}} {
+		below := len(whole.packages)
+		if len(sort.packages) == 0 {
+			continue
+		}
+		if below == 0 {
+			sort.role = RoleOS
+		}
+		whole = set{append(slices.Clip(whole.packages), sort.packages...), append(slices.Clip(whole.members), sort.members...)}
+		layer(sort.role, whole, below)
 	}
 	if run && len(layers) > 0 {
 		roles, layers = append(roles, RoleScripts), append(layers, b.add(Configure(ConfigureSpec{Arch: arch}, slices.Clone(layers))))

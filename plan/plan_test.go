@@ -437,7 +437,7 @@ func TestResolve(t *testing.T) {
 	if err != nil || len(q) != 1 || q[0].Platform != "linux/amd64" || q[0].Observe != (ObserveSpec{Suite: "bookworm", Arch: "amd64"}) {
 		t.Fatalf("%+v, %v", q, err)
 	}
-	if s := q[0].Solve(ObserveOutput{}, nil); s.Label != "solve bookworm amd64" || s.Spec.(SolveSpec).Debian.Packages[0] != "tzdata" {
+	if s := q[0].Solve(ObserveOutput{}, nil, nil); s.Label != "solve bookworm amd64" || s.Spec.(SolveSpec).Debian.Packages[0] != "tzdata" {
 		t.Errorf("%+v", s)
 	}
 	if q, err := Resolve(parse(t, overScratch)); q != nil || err != nil {
@@ -491,5 +491,32 @@ func TestDecide(t *testing.T) {
 		if s := p.Shards[i]; s.Label == "convert libc6 2.36-9 amd64" && d.Reason != "no farm member has converted libc6 2.36-9 amd64 with format 2" {
 			t.Errorf("reason: %s", d.Reason)
 		}
+	}
+}
+
+// The user's own packages are the uppermost layer of the system, whatever they are called.
+func TestOwnPackagesHaveTheirLayer(t *testing.T) {
+	list := slices.Clone(packages)
+	list[0].Base = true
+	own := recipe.LockedPackage{Name: "checkout", Version: "1.4", Arch: "amd64", SHA256: sha("checkout"), Size: 300, Own: true}
+	p := bake(t, demo, context(), append([]recipe.LockedPackage{own}, list...))
+	without := map[digest.Digest]bool{}
+	for _, s := range bake(t, demo, context(), list).Shards {
+		without[s.Key] = true
+	}
+	for _, s := range p.Shards {
+		switch spec := s.Spec.(type) {
+		case AssembleSpec:
+			if isOwn := spec.Role == RoleOwn; isOwn == without[s.Key] || isOwn && (spec.OS.Below != 2 || spec.OS.Packages[2] != own) {
+				t.Errorf("%s: shared %v, %+v", s.Label, without[s.Key], spec.OS)
+			}
+		case ImageSpec:
+			if !slices.Equal(spec.Roles, []string{RoleOS, RolePackages, RoleOwn, RoleApp}) {
+				t.Errorf("the image has %v", spec.Roles)
+			}
+		}
+	}
+	if s := Inspect(InspectSpec{File: "a.deb", Size: 3, Chunks: []digest.Digest{sha("a")}}); s.Key != Inspect(InspectSpec{File: "b.deb", Size: 3, Chunks: []digest.Digest{sha("a")}}).Key || s.Label != "inspect a.deb" {
+		t.Errorf("%+v", s)
 	}
 }

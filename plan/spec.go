@@ -12,6 +12,7 @@ import (
 var Formats = map[farm.Kind]int{
 	farm.KindObserve:   2,
 	farm.KindSolve:     3,
+	farm.KindInspect:   1,
 	farm.KindConvert:   2,
 	farm.KindTrim:      1,
 	farm.KindCut:       1,
@@ -74,9 +75,24 @@ type SolveSpec struct {
 	Pins    []Pin         `json:"pins,omitempty"`
 	// Stay are packages of an earlier answer that are not to be chosen anew.
 	Stay []Stay `json:"stay,omitempty"`
+	// Own are packages of the user's, which are installed with the rest.
+	Own []Own `json:"own,omitempty"`
 	// Locate asks for the addresses of these packages instead of choosing any: an answer that is known. One that no index
 	// has is an error.
 	Locate []recipe.LockedPackage `json:"locate,omitempty"`
+}
+
+// InspectSpec asks what a .deb of the user's is. The key covers its content alone.
+type InspectSpec struct {
+	File   string          `json:"file"` // path in the context, for people
+	Size   int64           `json:"size"`
+	Chunks []digest.Digest `json:"chunks"` // pieces: its content in recipe.ChunkSize parts
+}
+
+// Own is the output of inspect: a package of the user's, whose file is a blob named by its sha256.
+type Own struct {
+	recipe.LockedPackage
+	Control digest.Digest `json:"control"` // piece: its control file
 }
 
 // Stay is a package that stays as it is, also when no index has it any more: then the record of its conversion says what
@@ -146,6 +162,7 @@ type Segment struct {
 const (
 	RoleOS       = "os"       // packages: all of them, or those of the variant
 	RolePackages = "packages" // the packages beside the variant's, over the layer of these
+	RoleOwn      = "own"      // the user's own packages, over the layers of the others
 	RoleScripts  = "scripts"  // what the maintainer scripts of all packages changed
 	RoleApp      = "app"
 )
@@ -164,7 +181,7 @@ type AssembleOS struct {
 	Arch     string                 `json:"arch"`
 	Exclude  []string               `json:"exclude,omitempty"` // what the packages are without: dpkg is told
 	Packages []recipe.LockedPackage `json:"packages"`          // of the whole system, in the order of the dependencies
-	// Below is how many of the first packages the layer below has: with RolePackages.
+	// Below is how many of the first packages the layers below have: with RolePackages and RoleOwn.
 	Below int `json:"below,omitempty"`
 	// Scripts: maintainer scripts will run over the layer, so nothing is made that they make.
 	Scripts bool `json:"scripts,omitempty"`

@@ -44,6 +44,8 @@ type LockedPackage struct {
 	Size    int64         `json:"size"` // of the .deb, in bytes
 	// Base: the package is there for the variant, whatever else was asked for. Base packages have a layer of their own.
 	Base bool `json:"base,omitempty"`
+	// Own: the package is the user's, out of the context. Own packages have a layer of their own.
+	Own bool `json:"own,omitempty"`
 }
 
 // LockedCopy is one app item by content.

@@ -79,6 +79,9 @@ func readRecipe(v strict.Value) *Recipe {
 	}
 	if v, ok := f.Need("os", "os: {debian: {suite: bookworm}}, or os: {scratch: true}"); ok {
 		recipe.OS = readOS(v)
+		if at := slices.IndexFunc(recipe.App, func(item AppItem) bool { return item.Package != "" }); at >= 0 && recipe.OS.Scratch {
+			v.Refuse("is no system that app[%d] could be installed in; write os: {debian: …}", at)
+		}
 		if app, has := f.Get("app"); recipe.OS.Scratch && (!has || app.IsEmptyList()) {
 			v.Refuse("scratch without app is an image without a file; add app: [{copy: ./dist, to: /opt/app}]")
 		}
@@ -291,13 +294,34 @@ func readApp(v strict.Value) []AppItem {
 		if !ok {
 			continue
 		}
-		if v, ok := f.Get("package"); ok {
-			later(v, "name a package of the mirror with os.debian.packages, or copy files")
+		if _, ok := f.Get("package"); ok {
+			items = append(items, readPackage(f))
 			continue
 		}
 		items = append(items, readCopy(f))
 	}
 	return items
+}
+
+func readPackage(f strict.Fields) (item AppItem) {
+	for _, e := range f.Entries {
+		if slices.Contains([]string{"copy", "to", "owner", "mode"}, e.Key) {
+			e.RefuseKey("stands beside package, which says itself where its files go; make them two items of the list")
+		}
+	}
+	if v, ok := f.Need("package", "package: ./app_1.0_amd64.deb"); ok {
+		if s, ok := v.Text("./app_1.0_amd64.deb"); ok {
+			why := badRelative(s)
+			if why == "" && !strings.HasSuffix(s, ".deb") {
+				why = "is no .deb"
+			}
+			if why != "" {
+				v.Refuse("%q %s; write the path of a .deb inside the context directory, such as ./app_1.0_amd64.deb, or name a package of the mirror with os.debian.packages", clip(s), why)
+			}
+			item.Package = path.Clean(s)
+		}
+	}
+	return item
 }
 
 func readCopy(f strict.Fields) (item AppItem) {

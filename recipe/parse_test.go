@@ -260,7 +260,11 @@ func TestParseErrors(t *testing.T) {
 		{"mode in words", app("copy: a, to: /b, mode: u+x"), []string{
 			`f:5:27: app[0].mode: "u+x" is no file mode; write octal permission bits, "0644" to "0777", without setuid, setgid and sticky`}},
 		{"package", app("package: ./a.deb"), []string{
-			`f:5:13: app[0].package: is not in this release of bakefarm yet; name a package of the mirror with os.debian.packages, or copy files`}},
+			`f:3:5: os: is no system that app[0] could be installed in; write os: {debian: …}`}},
+		{"no package", app("package: ./a.rpm, to: /opt"), []string{
+			`f:3:5: os: is no system that app[0] could be installed in; write os: {debian: …}`,
+			`f:5:13: app[0].package: "./a.rpm" is no .deb; write the path of a .deb inside the context directory, such as ./app_1.0_amd64.deb, or name a package of the mirror with os.debian.packages`,
+			`f:5:22: app[0]: stands beside package, which says itself where its files go; make them two items of the list`}},
 		{"misspelt", app("cpoy: a, to: /b"), []string{
 			`f:5:3: app[0].copy: is missing; write copy: ./dist`, `f:5:4: app[0].cpoy: unknown field; did you mean copy?`}},
 

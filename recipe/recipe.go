@@ -40,8 +40,10 @@ type Debian struct {
 	Keyring  string   `json:"keyring,omitempty"`  // path on the worker, with Mirror
 }
 
-// AppItem is one entry of app: today always a copy out of the context.
+// AppItem is one entry of app: a copy out of the context, or a Debian package there.
 type AppItem struct {
+	Package string // slash-separated path of a .deb in the context, clean; then all else is empty
+
 	Copy  string // slash-separated path in the context, clean, "." for all of it
 	To    string // absolute, clean; a directory when it ended in "/" or the source is a directory
 	ToDir bool   // To was written with a trailing "/"

@@ -78,17 +78,44 @@ func newDir(path string, uid, gid int) TreeEntry {
 	return e
 }
 
-// BuildTrees builds the tree of each app item. The error names the item.
+// BuildTrees builds the tree of each copy among the app items. The error names the item.
 func BuildTrees(ctx *Context, items []AppItem) ([]*Tree, error) {
-	trees := make([]*Tree, len(items))
+	trees := make([]*Tree, 0, len(items))
 	for i, item := range items {
+		if item.Package != "" {
+			continue
+		}
 		tree, err := BuildTree(ctx, item)
 		if err != nil {
 			return nil, fmt.Errorf("app[%d].%w", i, err)
 		}
-		trees[i] = tree
+		trees = append(trees, tree)
 	}
 	return trees, nil
+}
+
+// FindPackages returns the files of the packages among the app items. The error names the item.
+func FindPackages(ctx *Context, items []AppItem) ([]ContextFile, error) {
+	var found []ContextFile
+	for i, item := range items {
+		if item.Package == "" {
+			continue
+		}
+		var files []ContextFile
+		if ctx != nil {
+			files = below(ctx.Files, item.Package)
+		}
+		switch {
+		case len(files) == 0:
+			return nil, fmt.Errorf("app[%d].package: %q is not in the context", i, clip("./"+item.Package))
+		case len(files) > 1 || files[0].Dir || files[0].Link != "" || files[0].Path != item.Package:
+			return nil, fmt.Errorf("app[%d].package: %q is no file", i, clip("./"+item.Package))
+		case files[0].Size == 0:
+			return nil, fmt.Errorf("app[%d].package: %q is empty", i, clip("./"+item.Package))
+		}
+		found = append(found, files[0])
+	}
+	return found, nil
 }
 
 // BuildTree copies out of the context as a Dockerfile's COPY does: a file becomes To, or goes into To when that was

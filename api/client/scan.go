@@ -61,8 +61,12 @@ func (s *Scan) scan(ctx context.Context, items []recipe.AppItem) error {
 	}
 	found := make(map[string]recipe.ContextFile)
 	for i, item := range items {
-		if err := s.walk(item.Copy, ignore, found); err != nil {
-			return fmt.Errorf("app[%d].copy: %w", i, err)
+		source, field := item.Copy, "copy"
+		if item.Package != "" {
+			source, field = item.Package, "package"
+		}
+		if err := s.walk(source, ignore, found); err != nil {
+			return fmt.Errorf("app[%d].%s: %w", i, field, err)
 		}
 	}
 	files := make([]recipe.ContextFile, 0, len(found))

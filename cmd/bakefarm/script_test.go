@@ -45,6 +45,7 @@ func TestMain(m *testing.M) {
 //	http CODE URL                  asks for a URL until the status is this one; the body becomes stdout
 //	port VAR                       sets $VAR to the address of a free port
 //	contents DIR                   lists the files of the image in an OCI layout
+//	deb FILE NAME VERSION DEPENDS  writes a package with usr/bin/NAME, a conffile, and a postinst that nobody runs
 //	mirror WHAT…                   changes what the mirror serves (see cmdMirror)
 //
 // With -short only the plainest ones run.
@@ -65,7 +66,7 @@ func TestScripts(t *testing.T) {
 		RequireUniqueNames:  true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"farm": cmdFarm, "start": cmdStart, "said": cmdSaid, "end": cmdEnd, "exits": cmdExits, "until": cmdUntil, "get": cmdGet,
-			"contents": cmdContents, "http": cmdHTTP, "port": cmdPort, "mirror": cmdMirror,
+			"contents": cmdContents, "http": cmdHTTP, "port": cmdPort, "mirror": cmdMirror, "deb": cmdDeb,
 		},
 	})
 }
@@ -351,6 +352,19 @@ func cmdContents(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	_, err = io.WriteString(ts.Stdout(), list)
 	ts.Check(err)
+}
+
+func cmdDeb(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 4 {
+		ts.Fatalf("usage: deb FILE NAME VERSION DEPENDS")
+	}
+	name, version := args[1], args[2]
+	p := debtest.Package{Name: name, Version: version, Architecture: "amd64", Compression: "none", Fields: map[string]string{"Depends": args[3]},
+		Control: map[string]string{"conffiles": "/etc/" + name + ".conf\n", "postinst": "#!/bin/sh\nexit 1\n"},
+		Entries: []debtest.Entry{{Name: "usr/"}, {Name: "usr/bin/"}, {Name: "usr/bin/" + name, Content: name + " " + version, Mode: 0o755},
+			{Name: "etc/"}, {Name: "etc/" + name + ".conf", Content: "on\n"}, {Name: "usr/share/"}, {Name: "usr/share/" + name + "/"},
+			{Name: "usr/share/" + name + "/data", Content: text(name, 6<<20)}}}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), p.Build(worldOf(ts).tb), 0o644))
 }
 
 // cmdMirror changes what the mirror serves:

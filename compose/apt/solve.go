@@ -28,6 +28,8 @@ type Request struct {
 	// Stay are packages of an earlier solution: candidates whatever the priorities are, unless a name=version of Packages
 	// says otherwise. One that no index has, or that leaves no system, is chosen anew.
 	Stay []Exact
+	// Own are packages that must be there like those of Packages, after these, and in no other version.
+	Own []Exact
 }
 
 // Exact is one package by content.
@@ -72,7 +74,7 @@ func solve(req Request, indexes []*Index) (*Solution, error) {
 		return nil, err
 	}
 	s := &solver{universe: u, problems: map[*node]error{}}
-	wanted, err := s.resolve(req.Packages)
+	wanted, err := s.resolve(req.Packages, req.Own)
 	if err != nil {
 		return nil, err
 	}
@@ -105,8 +107,8 @@ type solver struct {
 }
 
 // resolve turns the names of a request into nodes, in their order, each once. A pinned version becomes the candidate of its
-// name.
-func (s *solver) resolve(names []string) ([]*node, error) {
+// name. Own packages come after those that are named.
+func (s *solver) resolve(names []string, own []Exact) ([]*node, error) {
 	unknown := &UnknownError{}
 	pins := map[string]string{}
 	bare := make([]string, len(names))
@@ -126,6 +128,10 @@ func (s *solver) resolve(names []string) ([]*node, error) {
 			continue
 		}
 		pins[name] = wanted
+		if e, ok := s.own[name]; ok && e.Version != wanted {
+			unknown.add("%s: the version %s is added as a file", text, e.Version)
+			continue
+		}
 		if err := s.pin(name, wanted); err != nil {
 			unknown.add("%s", err)
 			bare[i] = ""
@@ -139,6 +145,13 @@ func (s *solver) resolve(names []string) ([]*node, error) {
 		n, err := s.named(name)
 		if err != nil {
 			unknown.add("%s", err)
+		} else if !slices.Contains(list, n) {
+			list = append(list, n)
+		}
+	}
+	for _, e := range own {
+		if n := s.node(e.Name); n.candidate == nil {
+			unknown.add("Package %s %s (%s) is not for %s", e.Name, e.Version, e.Arch, s.arch)
 		} else if !slices.Contains(list, n) {
 			list = append(list, n)
 		}

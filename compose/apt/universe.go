@@ -60,7 +60,7 @@ type universe struct {
 	indexes []*Index
 	policy  *policy
 
-	stay map[string]Exact // by name
+	stay, own map[string]Exact // by name
 
 	// What was looked at so far.
 	candidates map[string]*version
@@ -71,11 +71,14 @@ type universe struct {
 
 func newUniverse(req Request, indexes []*Index) (universe, error) {
 	policy, err := newPolicy(req.Pins, req.Archives, len(indexes))
-	stay := make(map[string]Exact, len(req.Stay))
-	for _, e := range req.Stay {
-		stay[e.Name] = e
+	byName := func(list []Exact) map[string]Exact {
+		names := make(map[string]Exact, len(list))
+		for _, e := range list {
+			names[e.Name] = e
+		}
+		return names
 	}
-	return universe{arch: req.Arch, indexes: indexes, policy: policy, stay: stay, candidates: map[string]*version{}, nodes: map[string]*node{},
+	return universe{arch: req.Arch, indexes: indexes, policy: policy, stay: byName(req.Stay), own: byName(req.Own), candidates: map[string]*version{}, nodes: map[string]*node{},
 		providers: map[string][]provider{}, facts: map[*Package]*facts{}}, err
 }
 
@@ -100,10 +103,13 @@ func (u *universe) versions(name string) []*version {
 func (u *universe) candidate(name string) *version {
 	v, ok := u.candidates[name]
 	if !ok {
-		if e, stays := u.stay[name]; stays {
+		e, owned := u.own[name]
+		if owned {
+			v = u.find(e)
+		} else if e, stays := u.stay[name]; stays {
 			v = u.find(e)
 		}
-		if v == nil {
+		if v == nil && !owned {
 			v = u.policy.choose(name, u.versions(name))
 		}
 		u.candidates[name] = v

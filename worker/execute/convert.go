@@ -61,7 +61,7 @@ func (j *job) convert(ctx context.Context, spec plan.ConvertSpec) (plan.Member, 
 		return plan.Member{}, fmt.Errorf("keep %q: this worker only converts whole packages: upgrade it", spec.Keep)
 	}
 	p := spec.Package
-	if len(spec.URLs) == 0 {
+	if len(spec.URLs) == 0 && !p.Own {
 		return plan.Member{}, errors.New("it is not known where it can be had: the mirror does not have it any more, and the farm's own copy is gone; update it in the lock file with \"bakefarm lock RECIPE --update\"")
 	}
 	if p.Size >= worthALine {
@@ -69,6 +69,9 @@ func (j *job) convert(ctx context.Context, spec plan.ConvertSpec) (plan.Member, 
 	}
 	// The turn is taken when the package is here or a good part of it waits: a slow mirror holds up no other work.
 	ahead, err := readAhead(ctx, func(ctx context.Context) (io.ReadCloser, error) {
+		if p.Own {
+			return j.Store.Open(ctx, p.SHA256, 0, -1)
+		}
 		return j.Mirror.Fetch(j.asking(ctx), spec.URLs, p.Size, p.SHA256)
 	})
 	if err != nil {

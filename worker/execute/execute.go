@@ -1,6 +1,7 @@
 // Package execute runs shards: a claimed task in, the shard's output out, one file for each kind.
 //
 //	observe   mirror ─▶ Packages files as pieces
+//	inspect   chunks of a .deb of the user's ─▶ what it is
 //	solve     indexes ─▶ the exact packages
 //	convert   mirror ─▶ .deb ─▶ member          ┐ pieces to the store and, with the uncompressed tar,
 //	trim      member ─▶ member without some files │
@@ -63,6 +64,7 @@ type job struct {
 // executors are the kinds that a worker can run.
 var executors = map[farm.Kind]func(context.Context, *job, json.RawMessage) (any, error){
 	farm.KindObserve:   with(observe),
+	farm.KindInspect:   with(inspect),
 	farm.KindSolve:     with(solve),
 	farm.KindConvert:   with(convert),
 	farm.KindTrim:      with(trim),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"bakefarm/compose/apt"
 	"bakefarm/plan"
@@ -47,7 +48,7 @@ func solve(ctx context.Context, j *job, spec plan.SolveSpec) (plan.SolveOutput, 
 // choose runs the solver, which computes and takes a turn.
 func (j *job) choose(ctx context.Context, spec plan.SolveSpec, indexes []*apt.Index) ([]plan.SolvedPackage, error) {
 	req := request(spec)
-	known, err := j.remembered(ctx, spec.Stay, indexes)
+	known, err := j.unlisted(ctx, spec, indexes)
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +71,9 @@ func (j *job) choose(ctx context.Context, spec plan.SolveSpec, indexes []*apt.In
 		packages[i] = plan.SolvedPackage{
 			LockedPackage: recipe.LockedPackage{Name: p.Name, Version: p.Version, Arch: p.Arch, SHA256: p.Digest, Size: p.Size, Base: p.Base},
 		}
-		if p.Index < len(spec.Indexes) {
+		if slices.ContainsFunc(spec.Own, func(own plan.Own) bool { return own.SHA256 == p.Digest }) {
+			packages[i].Own, packages[i].Base = true, false
+		} else if p.Index < len(spec.Indexes) {
 			setURL(&packages[i], spec.Indexes[p.Index], p.Filename)
 		}
 	}
@@ -96,6 +99,9 @@ func request(spec plan.SolveSpec) apt.Request {
 	}
 	for _, s := range spec.Stay {
 		req.Stay = append(req.Stay, exact(s.LockedPackage))
+	}
+	for _, own := range spec.Own {
+		req.Own = append(req.Own, exact(own.LockedPackage))
 	}
 	return req
 }

@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"bakefarm/compose/apt"
-	"bakefarm/compose/deb"
 	"bakefarm/imagestore"
 	"bakefarm/plan"
 	"bakefarm/recipe"
@@ -57,11 +56,22 @@ func exact(p recipe.LockedPackage) apt.Exact {
 	return apt.Exact{Name: p.Name, Version: p.Version, Arch: p.Arch, SHA256: p.SHA256.Encoded()}
 }
 
-// remembered makes an index of the packages that are to stay and that the indexes do not have any more, out of the
-// records of those that were converted. It is nil when there are none.
-func (j *job) remembered(ctx context.Context, stay []plan.Stay, indexes []*apt.Index) (*apt.Index, error) {
+// unlisted makes an index of packages that the observed indexes do not have: the user's own, and those that are to stay
+// and have left the mirror, out of the records of their conversions. It is nil when there are none.
+func (j *job) unlisted(ctx context.Context, spec plan.SolveSpec, indexes []*apt.Index) (*apt.Index, error) {
 	x := &apt.Index{Unlisted: true}
-	for _, s := range stay {
+	for _, own := range spec.Own {
+		control, err := imagestore.ReadAll(ctx, j.Store, own.Control, apt.MaxParagraph)
+		if err != nil {
+			return nil, fmt.Errorf("package %s %s: control file: %w", own.Name, own.Version, err)
+		}
+		p, err := offer(control, own.LockedPackage)
+		if err != nil {
+			return nil, fmt.Errorf("package %s %s: %w", own.Name, own.Version, err)
+		}
+		x.Packages = append(x.Packages, p)
+	}
+	for _, s := range spec.Stay {
 		if found, _ := apt.Find(exact(s.LockedPackage), indexes); found != nil {
 			continue
 		}
@@ -69,9 +79,13 @@ func (j *job) remembered(ctx context.Context, stay []plan.Stay, indexes []*apt.I
 			j.say("%s %s has left the mirror: it is chosen anew", s.Name, s.Version)
 			continue
 		}
-		p, err := j.offered(ctx, s)
+		r, err := j.record(ctx, s.Record)
 		if err != nil {
 			return nil, fmt.Errorf("package %s %s, which has left the mirror: record %s: %w", s.Name, s.Version, s.Record, err)
+		}
+		p, err := offer(r.Control, s.LockedPackage)
+		if err != nil {
+			return nil, fmt.Errorf("package %s %s, which has left the mirror: %w", s.Name, s.Version, err)
 		}
 		j.say("%s %s has left the mirror: the farm's own stays", s.Name, s.Version)
 		x.Packages = append(x.Packages, p)
@@ -80,26 +94,4 @@ func (j *job) remembered(ctx context.Context, stay []plan.Stay, indexes []*apt.I
 		return nil, nil
 	}
 	return x, nil
-}
-
-// offered makes of a package's record what an archive's index would say about it.
-func (j *job) offered(ctx context.Context, s plan.Stay) (apt.Package, error) {
-	raw, err := imagestore.ReadAll(ctx, j.Store, s.Record, deb.MaxRecord)
-	if err != nil {
-		return apt.Package{}, err
-	}
-	r, err := deb.DecodeRecord(raw)
-	if err != nil {
-		return apt.Package{}, err
-	}
-	x, err := apt.ParsePackages(strings.NewReader(string(r.Control)))
-	if err != nil {
-		return apt.Package{}, err
-	}
-	if len(x.Packages) != 1 || x.Packages[0].Name != s.Name || x.Packages[0].Version != s.Version || x.Packages[0].Arch != s.Arch {
-		return apt.Package{}, fmt.Errorf("it is that of %s %s (%s)", r.Package, r.Version, r.Architecture)
-	}
-	p := x.Packages[0]
-	p.SHA256, p.Size = s.SHA256.Encoded(), s.Size
-	return p, nil
 }
