@@ -7,6 +7,9 @@
 //	Lock ──New──▶ convert … convert ──▶ assemble os ──┐
 //	              cut ……… cut ────────▶ assemble app ─┴──▶ image …▶ index  ──Decide──▶ hit, miss or not needed
 //
+// Packages of the user's own are inspected before the questions are solved: what they are, and what they depend on, is
+// part of these.
+//
 // Each platform has an OS layer and an image of its own; what they have in common (packages for all architectures, the app)
 // is the same shards. Several platforms have an index over their images.
 //
