@@ -2,22 +2,22 @@ package coordinator
 
 import (
 	"context"
-	"strings"
 	"sync"
 
 	"bakefarm/bus"
 	"bakefarm/farm"
 )
 
-// A census counts the versions of each name, so that a new one can be numbered without reading the others.
+// A census knows the highest number among the versions of each name, so that a new one can be numbered without reading the
+// others. Numbers only grow, also when versions are deleted: retention tells by them what is newer.
 type census struct {
 	mu     sync.Mutex
-	names  map[string]map[string]struct{} // name → versions
+	names  map[string]uint64
 	caught chan struct{}
 }
 
 func newCensus() *census {
-	return &census{names: map[string]map[string]struct{}{}, caught: make(chan struct{})}
+	return &census{names: map[string]uint64{}, caught: make(chan struct{})}
 }
 
 // versionKey is the key of a version's record.
@@ -36,31 +36,25 @@ func (c *census) follow(ctx context.Context, versions *bus.Bucket[farm.Version])
 		}
 	}
 	reach(0)
-	return versions.Follow(ctx, 0, func(seq uint64, key string, v *farm.Version) error {
-		c.note(key, v != nil)
+	return versions.Follow(ctx, 0, func(seq uint64, _ string, v *farm.Version) error {
+		if v != nil {
+			c.note(v.Name, v.Sequence)
+		}
 		reach(seq)
 		return nil
 	})
 }
 
-// note takes in that a version exists, or no longer does.
-func (c *census) note(key string, exists bool) {
-	name, version, _ := strings.Cut(key, "@")
+// note takes in that a version of the name has that number.
+func (c *census) note(name string, number uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !exists {
-		delete(c.names[name], version)
-		return
-	}
-	if c.names[name] == nil {
-		c.names[name] = map[string]struct{}{}
-	}
-	c.names[name][version] = struct{}{}
+	c.names[name] = max(c.names[name], number)
 }
 
-// next is the sequence number of the name's next version.
+// next is the number of the name's next version.
 func (c *census) next(name string) uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return uint64(len(c.names[name])) + 1
+	return c.names[name] + 1
 }

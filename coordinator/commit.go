@@ -122,7 +122,7 @@ func (c *Coordinator) createVersion(ctx context.Context, f *flight, b farm.Bake)
 	}
 	_, err := c.Bus.Versions.Create(ctx, key, v)
 	if err == nil {
-		c.versions.note(key, true)
+		c.versions.note(v.Name, v.Sequence)
 		return b.Images, nil
 	}
 	if !errors.Is(err, bus.ErrExists) {

@@ -20,7 +20,7 @@ type Held struct {
 // Survey calls fn for every entry of every pack that has a record, live or condemned, in the order of their digests, as the
 // file has them at one moment. It reads everything once; what fn does must not take the catalog long.
 func (c *Catalog) Survey(ctx context.Context, fn func(Held) error) error {
-	rows, err := c.db.read.QueryContext(ctx, "SELECT e.digest, e.composite, p.id, e.offset, e.length FROM entries e JOIN packs p ON p.num = e.pack ORDER BY e.digest, e.composite, e.pack")
+	rows, err := c.db.read.QueryContext(ctx, "SELECT e.digest, e.composite, p.id, e.offset, e.length FROM entries e CROSS JOIN packs p ON p.num = e.pack ORDER BY e.digest, e.composite, e.pack")
 	if err != nil {
 		return fmt.Errorf("survey: %w", err)
 	}
