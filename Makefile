@@ -35,6 +35,7 @@ lint: ## static analysis
 
 bench: build ## times bakefarm beside the tools that are present, as a table with ratios
 	$(GO) test -tags $(TAGS) -timeout 30m -count 1 -v -run TestBench ./tests/bench -bench-tools
+	$(GO) test -tags $(TAGS) -timeout 20m -count 1 -v -run TestScale ./imagestore/catalog -scale 100000
 
 build: ## the one binary: bin/bakefarm
 	$(GO) build -tags $(TAGS) -trimpath -ldflags '$(LDFLAGS)' -o bin/bakefarm ./cmd/bakefarm

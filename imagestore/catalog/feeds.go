@@ -59,7 +59,7 @@ type record[T any] struct {
 }
 
 func (r *records[T]) project(ctx context.Context, after uint64) error {
-	return inOrder(ctx, func(ctx context.Context, put func(*change[record[T]]) error) error {
+	return inOrder(ctx, aheadFar, func(ctx context.Context, put func(*change[record[T]]) error) error {
 		return r.feed.Follow(ctx, after, func(seq uint64, key string, value *T) error {
 			return put(&change[record[T]]{seq: seq, value: record[T]{key, value}, ready: already})
 		})

@@ -13,7 +13,8 @@ import (
 
 const (
 	loaders    = 8      // indexes that are read from the store at the same time
-	ahead      = 128    // changes that are read ahead of the one that is projected
+	ahead      = 64     // changes of packs that are read ahead of the one that is projected
+	aheadFar   = 512    // of records: the more of them in one transaction, the fewer postings are written twice
 	batch      = 512    // changes in one transaction, at most
 	batchRows  = 20_000 // entries in one transaction, about
 	retryFirst = 50 * time.Millisecond
@@ -111,7 +112,7 @@ var already = func() chan struct{} { c := make(chan struct{}); close(c); return 
 
 // inOrder passes changes from produce to apply, in order and in batches: of what is ready, as much as there is.
 // It returns when either fails; both have ended then.
-func inOrder[T any](ctx context.Context, produce func(ctx context.Context, put func(*change[T]) error) error, apply func(context.Context, []*change[T]) error, rows func(T) int) error {
+func inOrder[T any](ctx context.Context, ahead int, produce func(ctx context.Context, put func(*change[T]) error) error, apply func(context.Context, []*change[T]) error, rows func(T) int) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	queue := make(chan *change[T], ahead)
 	var wg sync.WaitGroup
@@ -185,7 +186,7 @@ func (c *Catalog) projectPacks(ctx context.Context, after uint64, read IndexRead
 		slots   = make(chan struct{}, loaders)
 	)
 	defer loading.Wait()
-	return inOrder(ctx, func(ctx context.Context, put func(*change[packChange]) error) error {
+	return inOrder(ctx, ahead, func(ctx context.Context, put func(*change[packChange]) error) error {
 		return c.ledger.Follow(ctx, after, func(pc farm.PackChange) error {
 			ch := &change[packChange]{seq: pc.Seq, value: packChange{id: pc.ID, state: stateOf(pc.Pack)}, ready: already}
 			entries, known := c.announcement(pc.ID)

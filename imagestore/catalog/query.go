@@ -184,7 +184,7 @@ func (x *index) first(f Filter, match func(*image) bool, o order, after *positio
 	}
 	compare := func(a, b placed) int { return o.compare(a.position, b.position) }
 	var best []placed
-	full := 2*n + 100
+	full, cut := 2*n+100, false // cut: the first n of best are sorted, and nothing behind them comes in
 	x.each(f, func(i *image) bool {
 		if !match(i) {
 			return true
@@ -193,13 +193,16 @@ func (x *index) first(f Filter, match func(*image) bool, o order, after *positio
 		if after != nil && o.compare(p.position, *after) <= 0 {
 			return true
 		}
+		if cut && o.compare(p.position, best[n-1].position) > 0 {
+			return true
+		}
 		best = append(best, p)
 		if o == (order{SortCreated, false}) && !f.oneName() {
 			return len(best) < n // they come in this order
 		}
 		if len(best) == full {
 			slices.SortFunc(best, compare)
-			best = best[:n]
+			best, cut = best[:n], true
 		}
 		return true
 	})

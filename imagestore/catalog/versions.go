@@ -60,7 +60,7 @@ func (c *Catalog) projectVersions(ctx context.Context, after uint64, read LockRe
 		coming  = map[digest.Digest]bool{} // sets that a change before brings
 	)
 	defer loading.Wait()
-	return inOrder(ctx, func(ctx context.Context, put func(*change[*versionChange]) error) error {
+	return inOrder(ctx, aheadFar, func(ctx context.Context, put func(*change[*versionChange]) error) error {
 		return c.feeds.Versions.Follow(ctx, after, func(seq uint64, key string, v *farm.Version) error {
 			ch := &change[*versionChange]{seq: seq, value: &versionChange{key: key, v: v}, ready: already}
 			if v != nil && !c.toldAll(*v, coming) {
