@@ -1,0 +1,154 @@
+package execute_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"encoding/json"
+	"io"
+	"strings"
+	"testing"
+
+	"bakefarm/compose"
+	"bakefarm/compose/disk/gpt"
+	"bakefarm/compose/oci"
+	"bakefarm/farm"
+	"bakefarm/imagestore"
+	"bakefarm/plan"
+	"bakefarm/recipe"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// storeLayer stores files as a layer of one member.
+func (b *bench) storeLayer(files ...string) plan.Layer {
+	b.t.Helper()
+	var raw bytes.Buffer
+	w := tar.NewWriter(&raw)
+	for i := 0; i+1 < len(files); i += 2 {
+		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: files[i], Mode: 0o755, Size: int64(len(files[i+1]))}); err != nil {
+			b.t.Fatal(err)
+		}
+		io.WriteString(w, files[i+1])
+	}
+	if err := w.Flush(); err != nil {
+		b.t.Fatal(err)
+	}
+	_, pieces, err := compose.Compressed(raw.Bytes())
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	_, end := compose.Trailer()
+	writer := b.store.Begin()
+	var whole []byte
+	blob := imagestore.Blob{}
+	for _, p := range append(pieces, end) {
+		part, err := writer.Put(b.t.Context(), p)
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		blob.Parts = append(blob.Parts, part)
+		whole = append(whole, p...)
+	}
+	blob.Digest, blob.Size = digest.FromBytes(whole), int64(len(whole))
+	if err := writer.Compose(b.t.Context(), blob); err != nil {
+		b.t.Fatal(err)
+	}
+	if err := writer.Commit(b.t.Context()); err != nil {
+		b.t.Fatal(err)
+	}
+	return plan.Layer{Digest: blob.Digest, Size: blob.Size, TarSize: int64(raw.Len())}
+}
+
+var diskSpec = plan.DiskSpec{
+	Disk:     recipe.DiskOutput{Platform: "linux/amd64", Size: 256 << 20, Boot: recipe.BootDirect, Filesystem: "ext4"},
+	Config:   recipe.Config{Entrypoint: []string{"/opt/app"}},
+	Seed:     digest.FromString("os"),
+	Packages: []string{"systemd"},
+}
+
+func (b *bench) bootable() plan.Layer {
+	return b.storeLayer("boot/vmlinuz-6.1", strings.Repeat("kernel", 200_000),
+		"usr/lib/modules/6.1/modules.builtin", "kernel/fs/ext4/ext4.ko\nkernel/drivers/block/virtio_blk.ko\n", "sbin/init", "init")
+}
+
+func TestDisk(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, newStore(t))
+	os := b.bootable()
+	var one, two plan.ImageOutput
+	b.must(farm.KindDisk, diskSpec, &one, os, b.storeLayer("opt/app", "one"))
+	other := newBench(t, newStore(t))
+	other.must(farm.KindDisk, diskSpec, &two, other.bootable(), other.storeLayer("opt/app", "one"))
+	if one.Manifest != two.Manifest {
+		t.Errorf("the same layers make %s and %s", one.Manifest, two.Manifest)
+	}
+	raw, err := imagestore.ReadAll(t.Context(), b.store, one.Manifest, imagestore.MaxManifest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m v1.Manifest
+	if err := json.Unmarshal(raw, &m); err != nil || m.ArtifactType != oci.MediaTypeDisk {
+		t.Fatalf("%s: %v", raw, err)
+	}
+	var whole []byte
+	var kinds []string
+	for _, l := range m.Layers {
+		kinds = append(kinds, l.MediaType)
+		content, err := imagestore.ReadAll(t.Context(), b.store, l.Digest, l.Size)
+		if err != nil || digest.FromBytes(content) != l.Digest {
+			t.Fatalf("layer %s: %v", l.Digest, err)
+		}
+		if l.MediaType == oci.MediaTypeDiskLayer {
+			whole = append(whole, content...)
+		}
+	}
+	if int64(len(whole)) != diskSpec.Disk.Size || kinds[len(kinds)-2] != oci.MediaTypeKernel || kinds[len(kinds)-1] != oci.MediaTypeInitrd {
+		t.Errorf("a disk of %d bytes in %v", len(whole), kinds)
+	}
+	table, err := gpt.Decode(whole)
+	if err != nil || len(table.Partitions) != 1 {
+		t.Errorf("%+v: %v", table, err)
+	}
+	if !bytes.Contains(whole, []byte(`ExecStart="/opt/app"`)) {
+		t.Error("the entrypoint is no service")
+	}
+	// Another app is another disk with the same identifiers.
+	b.must(farm.KindDisk, diskSpec, &two, os, b.storeLayer("opt/app", "two"))
+	if one.Manifest == two.Manifest {
+		t.Error("another app makes the same disk")
+	}
+}
+
+func TestDiskTrouble(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, newStore(t))
+	var out plan.ImageOutput
+	if err := b.run(farm.KindDisk, diskSpec, &out, b.storeLayer("sbin/init", "init")); err == nil || !strings.Contains(err.Error(), "add linux-image-cloud-amd64") {
+		t.Errorf("no kernel: %v", err)
+	}
+	large := b.storeLayer("large", strings.Repeat("large", 50<<20))
+	if err := b.run(farm.KindDisk, diskSpec, &out, b.bootable(), large); err == nil || !strings.Contains(err.Error(), "give the disk a size of at least") {
+		t.Errorf("no room: %v", err)
+	}
+	gone := plan.Layer{Digest: digest.FromString("gone"), Size: 1}
+	if err := b.run(farm.KindDisk, diskSpec, &out, gone); err == nil {
+		t.Error("a layer that is not there was taken")
+	}
+	broken := b.storeLayer("x", "y")
+	writer := b.store.Begin()
+	part, err := writer.Put(t.Context(), []byte("this is no gzip member"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken.Digest = digest.FromString("broken")
+	if err := writer.Compose(t.Context(), imagestore.Blob{Digest: broken.Digest, Size: part.Size, Parts: []imagestore.Part{part}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := writer.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.run(farm.KindDisk, diskSpec, &out, broken); err == nil || !strings.Contains(err.Error(), "piece") {
+		t.Errorf("a broken piece: %v", err)
+	}
+}
