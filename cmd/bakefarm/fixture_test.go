@@ -49,10 +49,21 @@ var fixture = sync.OnceValue(func() []debtest.Package {
 			{Name: "usr/share/zoneinfo/Zulu", Link: "UTC"},
 		}},
 	}
+	// What a disk has beside: it is put together, never started.
+	kernel := debtest.Package{Name: "linux-image-cloud-amd64", Version: "6.1.1", Architecture: "amd64", Compression: "gz", Entries: []debtest.Entry{
+		{Name: "boot/"}, {Name: "boot/vmlinuz-6.1.1", Content: text("kernel", 3_000_000)}, {Name: "lib/"}, {Name: "lib/modules/"}, {Name: "lib/modules/6.1.1/"},
+		{Name: "lib/modules/6.1.1/modules.builtin", Content: "kernel/fs/ext4/ext4.ko\nkernel/drivers/block/virtio_blk.ko\n"},
+	}}
 	for _, p := range packages {
 		if p.Architecture == "amd64" {
 			packages = append(packages, forARM(p))
 		}
+	}
+	packages = append(packages, kernel)
+	for _, name := range []string{"systemd-sysv", "udev", "dbus", "systemd-resolved"} {
+		packages = append(packages, debtest.Package{Name: name, Version: "252", Architecture: "amd64", Compression: "gz", Entries: []debtest.Entry{
+			{Name: "usr/"}, {Name: "usr/share/"}, {Name: "usr/share/doc/"}, {Name: "usr/share/doc/" + name + "/"}, {Name: "usr/share/doc/" + name + "/copyright", Content: name},
+		}})
 	}
 	return packages
 })
