@@ -25,7 +25,7 @@ import (
 
 // recentBytes is what a process remembers of the pieces that it has just written: an app's files on their way from the API
 // to the workers beside it, and from one shard to the next.
-const recentBytes = 48 << 20
+const recentBytes = 24 << 20
 
 // connections are what every role works with.
 type connections struct {

@@ -160,6 +160,10 @@ func (s *settings) up(cmd *cobra.Command) error {
 		log.Info("profiles are served", "url", "http://"+profiled.Addr().String()+"/debug/pprof/")
 		p.runs("profiles", func(ctx context.Context) error { return serve(ctx, profiled, profiles()) })
 	}
+	p.runs("memory", func(ctx context.Context) error {
+		boundMemory(ctx)
+		return nil
+	})
 	front := &gate{waiting: "the farm is starting"}
 	p.runs("farm", func(ctx context.Context) error {
 		return s.farm(ctx, data, listener.Addr(), front, log, cmd.OutOrStdout())

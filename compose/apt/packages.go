@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -25,7 +26,7 @@ type Index struct {
 }
 
 // Package is one paragraph of a Packages file. The relation fields are as written and parsed only for packages that Solve
-// meets: an archive has 60,000 packages and an image a few hundred. Strings share memory with the text.
+// meets: an archive has 60,000 packages and an image a few hundred. Strings share memory with those of their neighbours.
 type Package struct {
 	Name      string
 	Version   string
@@ -129,9 +130,10 @@ func parseBlocks(r io.Reader, size int) (*Index, error) {
 		}
 		end := kept + n
 		if last {
-			if err := x.parse(string(buf[:end])); err != nil {
+			if err := x.block(string(buf[:end])); err != nil {
 				return nil, err
 			}
+			x.Packages = slices.Clip(slices.Clone(x.Packages)) // without the room for more: it lives long
 			return x, nil
 		}
 		cut := bytes.LastIndex(buf[:end], []byte("\n\n")) + 1
@@ -139,9 +141,63 @@ func parseBlocks(r io.Reader, size int) (*Index, error) {
 			return nil, fmt.Errorf("Packages: paragraph %d is longer than %d bytes", len(x.Packages)+1, size)
 		}
 		text := string(buf[:cut])
-		go func() { parsing <- x.parse(text) }()
+		go func() { parsing <- x.block(text) }()
 		kept = copy(buf, buf[cut:end])
 	}
+}
+
+// block appends the packages of a block of text, of which nothing else is kept.
+func (x *Index) block(text string) error {
+	first := len(x.Packages)
+	if err := x.parse(text); err != nil {
+		return err
+	}
+	own(x.Packages[first:])
+	return nil
+}
+
+// own copies what is kept of a block of text, so that the rest of it, two thirds, can go: descriptions, hashes, names of
+// maintainers. What few values stand for is shared by all.
+func own(packages []Package) {
+	size := 0
+	for i := range packages {
+		for _, s := range packages[i].texts() {
+			size += len(*s)
+		}
+	}
+	var b strings.Builder
+	b.Grow(size)
+	for i := range packages {
+		p := &packages[i]
+		for _, s := range p.texts() {
+			at := b.Len()
+			b.WriteString(*s)
+			*s = b.String()[at:]
+		}
+		for _, s := range []*string{&p.Arch, &p.Priority, &p.MultiArch} {
+			*s = intern(*s)
+		}
+	}
+}
+
+// texts are the strings of a package that are its own.
+func (p *Package) texts() [13]*string {
+	return [...]*string{
+		&p.Name, &p.Version, &p.Filename, &p.SHA256, &p.PreDepends, &p.Depends, &p.Conflicts, &p.Breaks, &p.Provides, &p.Replaces,
+		&p.Recommends, &p.Suggests, &p.Enhances,
+	}
+}
+
+// usual are the values that nearly all packages have in some fields.
+var usual = []string{
+	"amd64", "arm64", "all", "optional", "extra", "important", "required", "standard", "same", "foreign", "allowed",
+}
+
+func intern(s string) string {
+	if i := slices.Index(usual, s); i >= 0 {
+		return usual[i]
+	}
+	return strings.Clone(s)
 }
 
 // parse appends the packages of whole paragraphs.

@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	cacheBytes = 32 << 20
+	cacheBytes = 16 << 20
 	cacheItem  = 256 << 10 // larger pieces are not kept
 	recentItem = 4 << 20   // larger pieces are not remembered when they are written
 )
@@ -65,13 +65,13 @@ func (c *cache) add(k key, value any, size int64) {
 	}
 }
 
-// fresh are the pieces among items that are remembered once they are visible: in a process that writes pieces for its own
-// workers, these then need not read them back.
-func (s *Store) fresh(items []item) []item {
+// fresh are the pieces among items, of at most so many bytes each, that are remembered once they are visible: in a process
+// that writes pieces for its own workers, these then need not read them back.
+func (s *Store) fresh(items []item, most int) []item {
 	if s.recent == nil {
 		return nil
 	}
-	return slices.DeleteFunc(slices.Clone(items), func(it item) bool { return it.piece != "" || len(it.data) > recentItem })
+	return slices.DeleteFunc(slices.Clone(items), func(it item) bool { return it.piece != "" || len(it.data) > most })
 }
 
 // remember keeps what was just written. It was hashed when it was put.

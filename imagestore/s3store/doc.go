@@ -18,7 +18,8 @@
 // acknowledged it, and after the packs that its composites refer to; until then nobody finds it, and if that never
 // happens it is an object without a record, which garbage collection removes.
 //
-// Memory: 16 MiB for each Writer (or its largest piece), and 64 MiB for all that are uploaded early.
+// Memory: 8 MiB for each Writer (or its largest piece), 24 MiB for all that are uploaded early, and 16 MiB of what was read
+// or written last.
 //
 // # Reading
 //

@@ -15,8 +15,9 @@ import (
 const (
 	uploads      = 2        // of committed packs, at the same time
 	earlyUploads = 2        // of packs that Writers have filled before they commit
-	earlyAt      = 16 << 20 // bytes that a Writer keeps before it uploads them early
-	earlyBytes   = 64 << 20 // bytes of early packs that wait or are uploaded
+	packBytes    = 32 << 20 // of a pack of several Writers: two are uploaded while a third collects
+	earlyAt      = 8 << 20  // bytes that a Writer keeps before it uploads them early
+	earlyBytes   = 24 << 20 // bytes of early packs that wait or are uploaded
 	maxEntries   = 1 << 15  // entries of a pack that we write
 )
 
@@ -55,7 +56,7 @@ type batch struct {
 func newBatch() *batch { return &batch{done: make(chan struct{})} }
 
 func (b *batch) fits(it item) bool {
-	return len(b.items) == 0 || b.size+int64(len(it.data)) <= imagestore.MaxPack && len(b.items) < maxEntries
+	return len(b.items) == 0 || b.size+int64(len(it.data)) <= packBytes && len(b.items) < maxEntries
 }
 
 func (b *batch) add(it item) {
@@ -163,7 +164,7 @@ func (p *packer) start() {
 
 // run uploads and registers a pack.
 func (p *packer) run(b *batch) {
-	b.fresh = p.s.fresh(b.items)
+	b.fresh = p.s.fresh(b.items, recentItem)
 	err := p.s.upload(p.s.ctx, b)
 	if err == nil {
 		for o := range b.after {

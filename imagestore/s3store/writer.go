@@ -115,10 +115,8 @@ func (w *Writer) keep(ctx context.Context, it item) error {
 // flush uploads the Writer's items in a pack of its own, to be registered at Commit.
 func (w *Writer) flush(ctx context.Context) error {
 	b := newBatch()
-	b.items, b.size, b.fresh = w.items, w.bytes, w.s.fresh(w.items)
-	if n := len(w.early); n > 0 {
-		w.early[n-1].fresh = nil // one pack's worth is enough to hold until Commit
-	}
+	// What is remembered is held until Commit: of the small ones there may be hundreds, each a request to read back.
+	b.items, b.size, b.fresh = w.items, w.bytes, w.s.fresh(w.items, cacheItem)
 	if err := w.s.packer.uploadEarly(ctx, b); err != nil {
 		return w.fail(err)
 	}

@@ -1,8 +1,8 @@
 // Package cache keeps bytes that a worker is likely to want again on its own disk, by sha256, within a budget.
 //
-//	Put(digest, bytes) ─┐                     ┌─▶ memory tier: entries up to 256 KiB, 64 MiB in all
+//	Put(digest, bytes) ─┐                     ┌─▶ memory tier: entries up to 256 KiB, 16 MiB in all
 //	Create … Commit ────┴─▶ one file an entry ┴─▶ disk tier:   least recently used goes first; written a second later,
-//	                                                           while what waits is at most 32 MiB
+//	                                                           while what waits is at most 16 MiB
 //
 // Two sorts of bytes live here side by side, both named by the sha256 of what they are: compressed pieces as the store
 // has them, and the uncompressed tar of a layer member as its maker produced it. Everything can be had again from the

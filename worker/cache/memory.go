@@ -8,7 +8,7 @@ import (
 )
 
 const (
-	hotBudget = 64 << 20  // bytes of the memory tier
+	hotBudget = 16 << 20  // bytes of the memory tier
 	hotEntry  = 256 << 10 // the largest entry that it takes
 )
 

@@ -6,10 +6,10 @@ import (
 	"sync"
 )
 
-// Reading ahead goes by buffers: most packages fit into the 3 MiB that wait.
+// Reading ahead goes by buffers: most packages fit into the 1.5 MiB that wait.
 const (
 	aheadBuffer  = 256 << 10 // a block of the cache
-	aheadBuffers = 12
+	aheadBuffers = 6
 )
 
 var aheadPool = sync.Pool{New: func() any { return new([aheadBuffer]byte) }}

@@ -22,7 +22,7 @@ import (
 const (
 	maxInventory      = 16 << 20 // bytes, of a run
 	inventoriesAtOnce = 16       // inventories and records that are read at a time
-	piecesAhead       = 8        // pieces that are read ahead of the hashing: at most 4 MiB each, and as much unpacked
+	piecesAhead       = 4        // pieces that are read ahead of the hashing: at most 4 MiB each, and as much unpacked
 	hashAttempts      = 8        // how often a layer is read when entries of the cache turn out to be damaged
 )
 

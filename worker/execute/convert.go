@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"runtime"
 
 	"bakefarm/compose"
 	"bakefarm/compose/deb"
@@ -24,6 +25,10 @@ type Fetcher interface {
 
 // worthALine is the size of a package, in bytes, from which on people who wait are told that it is on its way.
 const worthALine = 8 << 20
+
+// compressing is how many segments of one package are compressed at once: two keep up with any decoder of xz, and one
+// leaves the second processor to it. Each takes 8 MiB of memory.
+var compressing = min(max(1, runtime.GOMAXPROCS(0)-1), 2)
 
 // decompressors are the machine's where it has better ones than this process.
 var decompressors = func() deb.Decompressors {
@@ -93,6 +98,7 @@ func (j *job) convert(ctx context.Context, spec plan.ConvertSpec) (plan.Member, 
 			SHA256:        p.SHA256,
 			Emit:          func(p compose.Piece, data []byte) error { return store.put(ctx, p, data) },
 			Plain:         store,
+			Parallel:      compressing,
 			Decompressors: decompressors,
 		})
 		if err != nil {

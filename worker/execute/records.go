@@ -11,7 +11,7 @@ import (
 )
 
 // maxRecords bounds what Records keeps of either sort, in bytes of text.
-const maxRecords = 48 << 20
+const maxRecords = 24 << 20
 
 // Records keeps what was read of packages, those used last: their records decoded, by the digest of their encoding, and
 // the facts of their members, by the digest of the tar. Every OS layer wants those of all its packages, and decoding a

@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/gzip"
-	"github.com/ulikunitz/xz"
+	"github.com/therootcompany/xz"
 )
 
 // Decompressors returns the decompressors of this machine by the ending of the file's name, without dot: gz and xz. The
@@ -63,11 +63,7 @@ func openXZ(r io.Reader) (io.ReadCloser, error) { return openXZWith(xzProgram(),
 func openXZWith(program string, r io.Reader) (io.ReadCloser, error) {
 	head := bufio.NewReaderSize(r, smallXZ+1)
 	if _, err := head.Peek(smallXZ + 1); program == "" || err != nil {
-		z, err := xz.NewReader(head)
-		if err != nil {
-			return nil, fmt.Errorf("xz: %w", err)
-		}
-		return io.NopCloser(z), nil
+		return openSmallXZ(head)
 	}
 	p := &xzProcess{input: &faultKeeper{r: head}}
 	// The limit is enough for the largest dictionary that xz -9 uses and refuses the gigabytes that a header can ask for.
@@ -85,6 +81,61 @@ func openXZWith(program string, r io.Reader) (io.ReadCloser, error) {
 	p.stdout = stdout
 	return p, nil
 }
+
+// maxWindow bounds the dictionary of the decoder in Go, in bytes: xz -9 takes as much.
+const maxWindow = 64 << 20
+
+// smallDecoder is a decoder with its dictionary, which has 8 MiB even for the few kB of a package's control archive: so
+// decoders are used again.
+type smallDecoder struct {
+	src io.Reader // what z reads from: nil while nobody uses it
+	z   *xz.Reader
+}
+
+var smallDecoders sync.Pool
+
+func (s *smallDecoder) feed(b []byte) (int, error) { return s.src.Read(b) }
+
+// smallXZReader is a decoder on loan, until Close.
+type smallXZReader struct{ *smallDecoder }
+
+func openSmallXZ(r io.Reader) (io.ReadCloser, error) {
+	s, _ := smallDecoders.Get().(*smallDecoder)
+	if s == nil {
+		s = &smallDecoder{}
+	}
+	s.src = r
+	var err error
+	if s.z == nil {
+		s.z, err = xz.NewReader(readerFunc(s.feed), maxWindow)
+	} else {
+		err = s.z.Reset(readerFunc(s.feed))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("xz: %w", err)
+	}
+	return &smallXZReader{s}, nil
+}
+
+func (s *smallXZReader) Read(b []byte) (int, error) {
+	if s.smallDecoder == nil {
+		return 0, errors.New("xz: read after close")
+	}
+	return s.z.Read(b)
+}
+
+func (s *smallXZReader) Close() error {
+	if s.smallDecoder != nil {
+		s.src = nil
+		smallDecoders.Put(s.smallDecoder)
+		s.smallDecoder = nil
+	}
+	return nil
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
 
 // xzProcess reads from a running xz.
 type xzProcess struct {
