@@ -13,6 +13,7 @@ import (
 	"bakefarm/imagestore"
 	"bakefarm/imagestore/catalog"
 	"bakefarm/imagestore/retention"
+	"bakefarm/upkeep"
 )
 
 // ImageFilter are the parameters by which images are chosen. (The framework reads exported fields only.)
@@ -109,6 +110,11 @@ type countQuery struct {
 	By string `query:"by" maxLength:"256" doc:"Count by name, kind, platform, format, base, channel or label:KEY"`
 }
 
+type imageQuery struct {
+	Ref    string `path:"ref" maxLength:"512" doc:"name, name:version, name:channel or name@digest"`
+	Stored bool   `query:"stored" doc:"Also say what its version takes in the store, its own and what it shares. Every version is looked at for that"`
+}
+
 type imageRef struct {
 	Ref string `path:"ref" maxLength:"512" doc:"name, name:version, name:channel or name@digest"`
 }
@@ -156,13 +162,27 @@ func (a *API) refresh(ctx context.Context) {
 	}
 }
 
-func (a *API) getImage(ctx context.Context, in *imageRef) (*body[[]CatalogImage], error) {
+func (a *API) getImage(ctx context.Context, in *imageQuery) (*body[[]CatalogImage], error) {
 	a.refresh(ctx)
 	rows, err := a.imagesOf(ctx, in.Ref)
 	if err != nil {
 		return nil, err
 	}
-	return &body[[]CatalogImage]{showImages(rows)}, nil
+	images := showImages(rows)
+	if in.Stored && a.Collector != nil && len(rows) > 0 {
+		versions, err := a.Bus.Versions.List(ctx, "")
+		if err != nil {
+			return nil, err
+		}
+		var stored Stored
+		if stored.Own, stored.Shared, err = upkeep.Weigh(ctx, a.Collector, versions, rows[0].Name, rows[0].Version); err != nil {
+			return nil, err
+		}
+		for i := range images {
+			images[i].Stored = &stored
+		}
+	}
+	return &body[[]CatalogImage]{images}, nil
 }
 
 // resolve finds an image of the version that a reference means.

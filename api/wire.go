@@ -74,6 +74,13 @@ type CatalogImage struct {
 	Pins     []farm.Pin        `json:"pins,omitempty" doc:"What keeps it by hand"`
 	Trash    *farm.Trash       `json:"trash,omitempty" doc:"It is to go: nothing resolves to it by a name any more"`
 	Packages []catalog.Package `json:"packages,omitempty" doc:"Packages that the question was about"`
+	Stored   *Stored           `json:"stored,omitempty" doc:"What the images of its version take in the store, where that was asked"`
+}
+
+// Stored says what the images of a version take in the store, in bytes. Each piece counts once.
+type Stored struct {
+	Own    int64 `json:"own" doc:"Of pieces that no other version's images have: what one would get back without it"`
+	Shared int64 `json:"shared" doc:"Of pieces that other versions' images have as well"`
 }
 
 // Usage says how a version is used. It may lag a minute behind.

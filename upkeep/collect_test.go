@@ -218,6 +218,25 @@ func TestFreesCountsSharedOnce(t *testing.T) {
 	}
 }
 
+// TestWeigh: what other versions have as well, also those in the trash, is shared.
+func TestWeigh(t *testing.T) {
+	w := newWorld(t)
+	w.withStore()
+	system, app, other := w.put(fmt.Sprintf("%01000d", 1)), w.put(fmt.Sprintf("%0100d", 2)), w.put(fmt.Sprintf("%0200d", 3))
+	versions := map[string]farm.Version{
+		"shop@one": {Name: "shop", Version: "one", Images: []farm.Image{{Digest: app, Blobs: []digest.Digest{system}}, {Digest: app, Blobs: []digest.Digest{system}}}},
+		"shop@two": {Name: "shop", Version: "two", Images: []farm.Image{{Digest: other, Blobs: []digest.Digest{system}}}, Trash: &farm.Trash{}},
+	}
+	gc := collect.New(collect.Config{Index: w.u.Index, Store: w.store})
+	if own, shared, err := Weigh(t.Context(), gc, versions, "shop", "one"); err != nil || own != 100 || shared != 1000 {
+		t.Errorf("%d own, %d shared, %v; want 100, 1000", own, shared, err)
+	}
+	delete(versions, "shop@two")
+	if own, shared, err := Weigh(t.Context(), gc, versions, "shop", "one"); err != nil || own != 1100 || shared != 0 {
+		t.Errorf("alone: %d own, %d shared, %v; want 1100, 0", own, shared, err)
+	}
+}
+
 // TestOneSweepAtATime: who wants one while one runs has that; one whose owner is gone is taken over.
 func TestOneSweepAtATime(t *testing.T) {
 	w := newWorld(t)

@@ -311,17 +311,40 @@ func Frees(ctx context.Context, c *collect.Collector, facts Facts, expired []bus
 				if v.Trash != nil || goes[key] && !all {
 					continue
 				}
-				for _, i := range v.Images {
-					m.Need(i.Digest, 1)
-					for _, b := range i.Blobs {
-						m.Need(b, 0)
-					}
-				}
+				needImages(m, v)
 				m.Need(v.Lock, 0)
 			}
 		}
 	}
 	return c.Frees(ctx, need(false), need(true))
+}
+
+// needImages marks what a version's images are made of.
+func needImages(m *collect.Marker, v farm.Version) {
+	for _, i := range v.Images {
+		m.Need(i.Digest, 1)
+		for _, b := range i.Blobs {
+			m.Need(b, 0)
+		}
+	}
+}
+
+// Weigh says how many bytes a version's images take in the store: own ones, and those of pieces that images of other
+// versions have as well. versions are all records, by name@version.
+func Weigh(ctx context.Context, c *collect.Collector, versions map[string]farm.Version, name, version string) (own, shared int64, err error) {
+	one := func(m *collect.Marker) { needImages(m, versions[versionKey(name, version)]) }
+	others := func(m *collect.Marker) {
+		for key, v := range versions {
+			if key != versionKey(name, version) {
+				needImages(m, v)
+			}
+		}
+	}
+	if own, err = c.Frees(ctx, others, func(m *collect.Marker) { others(m); one(m) }); err != nil {
+		return 0, 0, err
+	}
+	total, err := c.Frees(ctx, func(*collect.Marker) {}, one)
+	return own, total - own, err
 }
 
 // hexOf is a digest without its algorithm; records of other releases may lack it.

@@ -79,3 +79,8 @@ func (c *Client) CountImages(ctx context.Context, f ImageFilter, by string) (api
 func (c *Client) Image(ctx context.Context, ref string) ([]api.CatalogImage, error) {
 	return get[[]api.CatalogImage](ctx, c, "/v1/images/"+segment(ref), nil)
 }
+
+// StoredImage is Image, and says what the version takes in the store. The farm looks at every version for that.
+func (c *Client) StoredImage(ctx context.Context, ref string) ([]api.CatalogImage, error) {
+	return get[[]api.CatalogImage](ctx, c, "/v1/images/"+segment(ref), url.Values{"stored": {"true"}})
+}

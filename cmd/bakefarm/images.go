@@ -166,7 +166,7 @@ func newImagesShow(cli *cli) *cobra.Command {
 		Short: "Show the images of a version; " + refHelp,
 		Args:  cobra.ExactArgs(1),
 		RunE: cli.call(func(cmd *cobra.Command, args []string, farm *client.Client) error {
-			images, err := farm.Image(cmd.Context(), args[0])
+			images, err := farm.StoredImage(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
@@ -179,6 +179,9 @@ func newImagesShow(cli *cli) *cobra.Command {
 					row(w, "kind", i.Kind+" "+platform(i.Image))
 					row(w, "digest", i.Digest)
 					row(w, "size", size(i.Size))
+					if s := i.Stored; s != nil {
+						row(w, "stored", fmt.Sprintf("%s of its version's own, %s shared with other versions", size(s.Own), size(s.Shared)))
+					}
 					row(w, "number", i.Sequence)
 					row(w, "channels", strings.Join(i.Channels, ", "))
 					row(w, "baked", i.CreatedAt.Format(time.RFC3339))
