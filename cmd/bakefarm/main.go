@@ -100,7 +100,7 @@ func newRoot() *cobra.Command {
 			root.AddCommand(c)
 		}
 	}
-	add("farm", newUp(), newWorker(), newWorkers(&cli))
+	add("farm", newUp(), newWorker(), newWorkers(&cli), newDoctor(&cli))
 	add("bake", newBake(&cli), newValidate(), newLock(&cli), newBakes(&cli), newExplain(&cli))
 	add("look", newImages(&cli), newChannels(&cli), newDeployments(&cli), newRetention(&cli), newGC(&cli), newScrub(&cli))
 	root.AddCommand(newVersion(&cli))

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"bakefarm/compose"
 )
@@ -108,6 +109,11 @@ func (r *Record) dataTar(w io.Writer, member io.Reader) error {
 		merged, name := MergedPath(absolute), strings.TrimPrefix(absolute, "/")
 		names[merged], at[merged] = name, i
 	}
+	// dpkg lists the root if the archive has it. Its path is none that entries have elsewhere.
+	root := tar.Header{Typeflag: tar.TypeDir, Name: "./", Mode: 0o755, ModTime: time.Unix(r.Date, 0).UTC(), Format: tar.FormatUSTAR}
+	if err := tar.NewWriter(w).WriteHeader(&root); err != nil {
+		return err
+	}
 	next := 1 // of the list: what comes first is the root
 	dirsUpTo := func(end int) error {
 		for ; next < end; next++ {
@@ -122,7 +128,8 @@ func (r *Record) dataTar(w io.Writer, member io.Reader) error {
 		}
 		return nil
 	}
-	for entries := tar.NewReader(member); ; {
+	count := 0
+	for entries := tar.NewReader(member); ; count++ {
 		h, err := entries.Next()
 		if err == io.EOF {
 			break
@@ -149,6 +156,9 @@ func (r *Record) dataTar(w io.Writer, member io.Reader) error {
 		if err := compose.WriteEntry(w, e, content); err != nil {
 			return err
 		}
+	}
+	if want := len(r.Inventory.Paths); count != want {
+		return fmt.Errorf("the member has %d entries, the package %d", count, want)
 	}
 	if err := dirsUpTo(len(r.List)); err != nil {
 		return err

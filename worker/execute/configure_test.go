@@ -4,9 +4,13 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"os/user"
+	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"bakefarm/compose/deb/debtest"
@@ -178,7 +182,15 @@ func TestScriptsRun(t *testing.T) {
 		t.Errorf("said:\n%s", lines)
 	}
 
-	// Another worker makes the same.
+	t.Logf("layer %s", l.Digest)
+
+	// Another worker makes the same, and so does one that an ordinary user runs.
+	if os.Getuid() == 0 {
+		out := asOrdinaryUser(t, "-test.run=^TestScriptsRun$", "-test.v")
+		if !strings.Contains(out, "layer "+l.Digest.String()) {
+			t.Errorf("as an ordinary user, not %s:\n%s", l.Digest, out)
+		}
+	}
 	other := newBench(t, b.store)
 	other.withSandbox()
 	if _, again, err := other.bakeScripts(all...); err != nil || !reflect.DeepEqual(again, l) {
@@ -186,7 +198,55 @@ func TestScriptsRun(t *testing.T) {
 	}
 }
 
+// asOrdinaryUser runs this test's program as a user with subordinate IDs, who is made for the time of the test.
+func asOrdinaryUser(t *testing.T, args ...string) string {
+	t.Helper()
+	const name = "bakefarm-scripts"
+	run := func(args ...string) {
+		t.Helper()
+		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v: %s", strings.Join(args, " "), err, out)
+		}
+	}
+	if _, err := user.Lookup(name); err == nil { // of a test that was killed
+		run("userdel", name)
+	}
+	run("useradd", "--no-create-home", "--key", "SUB_UID_COUNT=65536", "--key", "SUB_GID_COUNT=65536", name)
+	t.Cleanup(func() { run("userdel", name) })
+	u, err := user.Lookup(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	uid, _ := strconv.Atoi(u.Uid)
+	gid, _ := strconv.Atoi(u.Gid)
+	// Neither go test's directory nor t.TempDir are open to others.
+	dir, err := os.MkdirTemp("", "bakefarm-scripts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { run("rm", "-rf", dir) })
+	program := filepath.Join(dir, "execute.test")
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	run("cp", self, program)
+	run("chown", "-R", u.Uid+":"+u.Gid, dir)
+	cmd := exec.CommandContext(t.Context(), program, args...)
+	cmd.Dir = dir
+	cmd.Env = []string{"PATH=/usr/bin:/bin", "TMPDIR=" + dir, "HOME=" + dir}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Errorf("as %s: %v", name, err)
+	}
+	return string(out)
+}
+
 func TestScriptsFail(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs dpkg five times")
+	}
 	all := toolsOf(t)
 	b := newBench(t, newStore(t))
 	b.withSandbox()
