@@ -7,7 +7,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test race check bench build fuzz clean lint deps
+.PHONY: help demo test race check bench build image chaos fuzz clean lint deps
 
 help: ## list the tasks
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,6 +17,7 @@ demo: build ## bake, run, re-bake and promote a real image on a farm of your own
 
 test: deps ## every test: unit, conformance, end to end (needs root or sudo only to install missing tools)
 	$(GO) test -tags $(TAGS) -timeout 9m ./...
+	cd tests/kubernetes && $(GO) test ./...
 
 race: ## the packages where goroutines meet, under the race detector (needs gcc)
 	CGO_ENABLED=1 $(GO) test -race -tags $(TAGS) -timeout 20m ./api/... ./bus/... ./compose ./coordinator ./deploy ./imagestore/... ./worker/...
@@ -36,6 +37,12 @@ lint: ## static analysis
 bench: build ## times bakefarm beside the tools that are present, as a table with ratios
 	$(GO) test -tags $(TAGS) -timeout 30m -count 1 -v -run TestBench ./tests/bench -bench-tools
 	$(GO) test -tags $(TAGS) -timeout 20m -count 1 -v -run TestScale ./imagestore/catalog -scale 100000
+
+image: build ## bakefarm's own image, baked by bakefarm: an OCI layout in bin/image
+	@deploy/image/image.sh bin/bakefarm bin/image
+
+chaos: build ## many bakes on a farm whose parts are killed, paused and cut off; SEED repeats a run
+	$(GO) test -tags $(TAGS) -timeout 30m -count 1 -v ./tests/chaos -chaos 5m -seed $(or $(SEED),0)
 
 build: ## the one binary: bin/bakefarm
 	$(GO) build -tags $(TAGS) -trimpath -ldflags '$(LDFLAGS)' -o bin/bakefarm ./cmd/bakefarm

@@ -64,7 +64,7 @@ func (a *API) bake(ctx context.Context, id string) (farm.Bake, error) {
 func showBake(b farm.Bake) Bake {
 	shown := Bake{
 		ID: b.ID, Key: b.Key, Cached: b.Cached, State: b.State, Version: b.Version, Images: make([]Image, 0, len(b.Images)),
-		Name: b.Name, File: b.File, Rebake: b.Rebake, LockOnly: b.LockOnly, Error: b.Error, Lock: b.Lock, From: b.From,
+		Name: b.Name, File: b.File, Rebake: b.Rebake, LockOnly: b.LockOnly, Background: b.Background, Waiting: waiting(b), Error: b.Error, Lock: b.Lock, From: b.From,
 		Published: b.Published, AcceptedAt: b.AcceptedAt, DoneAt: b.DoneAt,
 	}
 	for _, i := range b.Images {
@@ -181,4 +181,12 @@ func (a *API) bakeLock(ctx context.Context, in *BakePath) (*rawJSON, error) {
 		return nil, fmt.Errorf("lock of bake %s: %w", b.ID, err)
 	}
 	return &rawJSON{"application/json", raw}, nil
+}
+
+// waiting is what a bake that is under way waits for.
+func waiting(b farm.Bake) string {
+	if b.State.Finished() {
+		return ""
+	}
+	return b.Waiting
 }

@@ -61,16 +61,16 @@ func (a *API) routeSubmit() {
 
 // submission is a request that has been read and found to be in order.
 type submission struct {
-	file             string
-	recipe, manifest []byte
-	recipeAt         digest.Digest
-	manifestAt       digest.Digest // empty without a context
-	chunks           []digest.Digest
-	set              []string
-	rebake, lockOnly bool
-	lock             []byte // a lock file, as it was sent
-	lockAt           digest.Digest
-	update           []string
+	file                         string
+	recipe, manifest             []byte
+	recipeAt                     digest.Digest
+	manifestAt                   digest.Digest // empty without a context
+	chunks                       []digest.Digest
+	set                          []string
+	rebake, lockOnly, background bool
+	lock                         []byte // a lock file, as it was sent
+	lockAt                       digest.Digest
+	update                       []string
 }
 
 func (a *API) submitBake(ctx context.Context, in *submitInput) (*submitOutput, error) {
@@ -109,7 +109,7 @@ func (a *API) submitBake(ctx context.Context, in *submitInput) (*submitOutput, e
 		}
 	}
 	b, err := bus.Call[bus.SubmitRequest, farm.Bake](ctx, a.Bus, bus.SubmitBake, bus.SubmitRequest{
-		ID: id, File: s.file, Recipe: s.recipeAt, Context: s.manifestAt, Set: s.set, Rebake: s.rebake, LockOnly: s.lockOnly,
+		ID: id, File: s.file, Recipe: s.recipeAt, Context: s.manifestAt, Set: s.set, Rebake: s.rebake, LockOnly: s.lockOnly, Background: s.background,
 		Lock: s.lockAt, Update: s.update,
 	})
 	if err != nil {
@@ -176,7 +176,7 @@ func readSubmission(raw []byte) (*submission, error) {
 	}
 	s := &submission{
 		file: r.File, recipe: []byte(r.Recipe), recipeAt: digest.FromString(r.Recipe),
-		set: r.Set, rebake: r.Rebake, lockOnly: r.LockOnly, update: r.Update,
+		set: r.Set, rebake: r.Rebake, lockOnly: r.LockOnly, background: r.Background, update: r.Update,
 	}
 	if len(r.Lock) > 0 {
 		lock, err := recipe.DecodeLockFile(r.Lock)

@@ -15,14 +15,20 @@ import (
 
 // BakeRequest is the body of POST /v1/bakes.
 type BakeRequest struct {
-	File     string          `json:"file" doc:"Name of the recipe's file, for error messages" maxLength:"1024"`
-	Recipe   string          `json:"recipe" doc:"Text of the recipe (YAML)"`
-	Set      []string        `json:"set,omitempty" doc:"Overrides of the recipe, path=value, in order" maxItems:"1000"`
-	Context  *recipe.Context `json:"context,omitempty" doc:"Manifest of the context directory"`
-	Rebake   bool            `json:"rebake,omitempty" doc:"Keep the Lock, ignore the cache, and fail if other bytes come out"`
-	LockOnly bool            `json:"lockOnly,omitempty" doc:"Resolve the recipe to its Lock and stop"`
-	Lock     json.RawMessage `json:"lock,omitempty" doc:"A lock file: the system is the one that it has, and is not resolved anew"`
-	Update   []string        `json:"update,omitempty" doc:"With lock: packages that are resolved anew all the same" maxItems:"1000"`
+	File       string          `json:"file" doc:"Name of the recipe's file, for error messages" maxLength:"1024"`
+	Recipe     string          `json:"recipe" doc:"Text of the recipe (YAML)"`
+	Set        []string        `json:"set,omitempty" doc:"Overrides of the recipe, path=value, in order" maxItems:"1000"`
+	Context    *recipe.Context `json:"context,omitempty" doc:"Manifest of the context directory"`
+	Rebake     bool            `json:"rebake,omitempty" doc:"Keep the Lock, ignore the cache, and fail if other bytes come out"`
+	Background bool            `json:"background,omitempty" doc:"Give way to the shards of other bakes: for what nobody waits for"`
+	LockOnly   bool            `json:"lockOnly,omitempty" doc:"Resolve the recipe to its Lock and stop"`
+	Lock       json.RawMessage `json:"lock,omitempty" doc:"A lock file: the system is the one that it has, and is not resolved anew"`
+	Update     []string        `json:"update,omitempty" doc:"With lock: packages that are resolved anew all the same" maxItems:"1000"`
+}
+
+// DrainRequest is the body of POST /v1/workers/{worker}/drain.
+type DrainRequest struct {
+	Resume bool `json:"resume,omitempty" doc:"Take shards again"`
 }
 
 // Bake is a bake as the API shows it. Its first seven fields are what `bakefarm bake -o json` prints.
@@ -38,7 +44,9 @@ type Bake struct {
 	File       string          `json:"file,omitempty"`
 	Rebake     bool            `json:"rebake,omitempty"`
 	LockOnly   bool            `json:"lockOnly,omitempty"`
+	Background bool            `json:"background,omitempty"`
 	Error      string          `json:"error,omitempty"`
+	Waiting    string          `json:"waiting,omitempty" doc:"What the bake can't go on without: a worker with arch=arm64"`
 	Lock       digest.Digest   `json:"lock,omitempty"`
 	From       string          `json:"from,omitempty" doc:"Cached: the bake that made the images"`
 	Published  *farm.Published `json:"published,omitempty"`

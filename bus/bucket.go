@@ -39,7 +39,11 @@ func (k *Bucket[T]) Get(ctx context.Context, key string) (T, uint64, error) {
 	if err := k.check(key); err != nil {
 		return zero, 0, err
 	}
-	entry, err := k.kv.Get(ctx, escapeKey(key))
+	var entry jetstream.KeyValueEntry
+	err := k.b.insist(ctx, func() (err error) {
+		entry, err = k.kv.Get(ctx, escapeKey(key))
+		return err
+	})
 	if err != nil {
 		return zero, 0, k.failed(key, err)
 	}
@@ -53,7 +57,11 @@ func (k *Bucket[T]) Create(ctx context.Context, key string, v T) (uint64, error)
 	if err != nil {
 		return 0, err
 	}
-	revision, err := k.kv.Create(ctx, escapeKey(key), data)
+	var revision uint64
+	err = k.b.insist(ctx, func() (err error) {
+		revision, err = k.kv.Create(ctx, escapeKey(key), data)
+		return err
+	})
 	if errors.Is(err, jetstream.ErrKeyExists) || wrongLastSequence(err) {
 		return 0, fmt.Errorf("%s: %w", k.what(key), ErrExists)
 	}
@@ -74,8 +82,12 @@ func (k *Bucket[T]) Update(ctx context.Context, key string, v T, revision uint64
 	if err != nil {
 		return 0, err
 	}
-	revision, err = k.kv.Update(ctx, escapeKey(key), data, revision)
-	return revision, k.failed(key, err)
+	var now uint64
+	err = k.b.insist(ctx, func() (err error) {
+		now, err = k.kv.Update(ctx, escapeKey(key), data, revision)
+		return err
+	})
+	return now, k.failed(key, err)
 }
 
 // Put writes a record whatever was there. It is for presence, where no truth is at stake.
@@ -84,7 +96,11 @@ func (k *Bucket[T]) Put(ctx context.Context, key string, v T) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	revision, err := k.kv.Put(ctx, escapeKey(key), data)
+	var revision uint64
+	err = k.b.insist(ctx, func() (err error) {
+		revision, err = k.kv.Put(ctx, escapeKey(key), data)
+		return err
+	})
 	return revision, k.failed(key, err)
 }
 
@@ -98,7 +114,7 @@ func (k *Bucket[T]) Delete(ctx context.Context, key string, revision uint64) err
 	if revision != 0 {
 		opts = append(opts, jetstream.LastRevision(revision))
 	}
-	return k.failed(key, k.kv.Delete(ctx, escapeKey(key), opts...))
+	return k.failed(key, k.b.insist(ctx, func() error { return k.kv.Delete(ctx, escapeKey(key), opts...) }))
 }
 
 // List reads every record whose key begins with keyPrefix; "" is all. A prefix up to and with an '@' is selected by the

@@ -24,14 +24,17 @@ type Config struct {
 	URL        string       // of an external NATS server, or several, separated by commas; empty: embedded
 	Creds      string       // external: path of a credentials file (JWT and seed); empty: what the URL says
 	Dir        string       // embedded: JetStream's directory
-	Listen     string       // embedded: loopback host:port for other processes of this machine (port 0: any); empty: this process only
+	Listen     string       // embedded: host:port for other processes (port 0: any); empty: this process only
+	Cluster    Cluster      // embedded: the servers of other processes that it forms a cluster with; zero: it is alone
+	Secret     string       // embedded: what whoever connects over the network has to know: nats://bakefarm:SECRET@host; empty: nobody is asked
+	Trusting   bool         // embedded: addresses that other machines reach are fine also without a Secret
 	SyncAlways bool         // embedded: every write waits for the disk; see the package comment
 	Farm       string       // prefix of every bucket, stream and subject; default "bakefarm"
 	Name       string       // of the connection, for NATS's own monitoring; default Farm
 	Log        *slog.Logger // default slog.Default()
 
 	// Settings of what JetStream keeps. 0 leaves them as they are, so that processes may differ in what they set.
-	Replicas  int           // of every stream and bucket; 1 when they are made; embedded: always 1
+	Replicas  int           // of every stream and bucket; 1 when they are made, 3 in a Cluster; embedded without a Cluster: always 1
 	WorkerTTL time.Duration // a worker's record vanishes so long after its last Put; 30 s when the bucket is made
 	ActionTTL time.Duration // an action cache entry vanishes so long after it was written; never when the bucket is made
 }
@@ -82,8 +85,8 @@ type Bus struct {
 var farmName = regexp.MustCompile(`^[a-zA-Z0-9_-]{1,32}$`)
 
 // Open starts the embedded server when c.URL is empty, connects, and makes the farm's streams and buckets if they are not
-// there. An external server that can't be reached, or whose JetStream does not answer, is tried again with back-off until
-// ctx ends; the log says each time which address and why. A wrong configuration fails at once.
+// there. An external server that can't be reached, or whose JetStream does not answer, or a cluster without a majority of
+// its servers, is tried again with back-off until ctx ends; the log says each time which address and why. A wrong configuration fails at once.
 //
 // The caller closes.
 func Open(ctx context.Context, c Config) (*Bus, error) {
@@ -122,12 +125,20 @@ func Open(ctx context.Context, c Config) (*Bus, error) {
 	}
 	address := c.URL
 	if c.URL == "" {
-		b.cfg.Replicas = 1
+		switch {
+		case !c.Cluster.on():
+			b.cfg.Replicas = 1
+		case c.Replicas == 0:
+			b.cfg.Replicas = clusterReplicas
+		}
 		var err error
 		if b.embedded, err = startServer(ctx, c); err != nil {
 			return nil, err
 		}
 		options = append(options, nats.InProcessServer(b.embedded.srv))
+		if c.Secret != "" {
+			options = append(options, nats.UserInfo(natsUser, c.Secret))
+		}
 		address = nats.DefaultURL // not dialled
 	} else if c.Creds != "" {
 		options = append(options, nats.UserCredentials(c.Creds))
@@ -146,7 +157,7 @@ func (b *Bus) connect(ctx context.Context, address string, options []nats.Option
 		if err == nil {
 			return nil
 		}
-		if permanent(err) || b.embedded != nil {
+		if permanent(err) || b.embedded != nil && !b.cfg.Cluster.on() {
 			return fmt.Errorf("bus: NATS at %s: %w", where, err)
 		}
 		wait := backoff(attempt, 250*time.Millisecond, 5*time.Second)
@@ -176,7 +187,23 @@ func (b *Bus) connectOnce(ctx context.Context, address string, options []nats.Op
 		}
 		b.nc, b.js = nc, js
 	}
+	// A cluster without a leader answers nothing, also not later: what is asked too early must be asked again.
+	if err := b.answers(ctx); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, prepareTimeout)
+	defer cancel()
 	return b.prepare(ctx)
+}
+
+// answers is nil when JetStream answers within a second.
+func (b *Bus) answers(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if _, err := b.js.AccountInfo(ctx); err != nil {
+		return fmt.Errorf("JetStream does not answer: %w", err)
+	}
+	return nil
 }
 
 // permanent reports whether trying again is of no use: the configuration is wrong.
@@ -222,12 +249,8 @@ func (b *Bus) Ready() error {
 	if time.Since(b.probe.at) < 2*time.Second {
 		return b.probe.err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	if _, err := b.js.AccountInfo(ctx); err != nil {
-		b.probe.err = fmt.Errorf("JetStream at %s does not answer: %w", b.Address(), err)
-	} else {
-		b.probe.err = nil
+	if b.probe.err = b.answers(context.Background()); b.probe.err != nil {
+		b.probe.err = fmt.Errorf("NATS at %s: %w", b.Address(), b.probe.err)
 	}
 	b.probe.at = time.Now()
 	return b.probe.err

@@ -168,13 +168,18 @@ func TestBackoff(t *testing.T) {
 
 func TestListenAddress(t *testing.T) {
 	for _, addr := range []string{"", "4222", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:70000", "0.0.0.0:4222", ":4222", "192.0.2.1:4222", "example.org:1"} {
-		if _, _, err := listenAddress(addr); err == nil || !strings.Contains(err.Error(), addr) {
+		if _, _, err := new(Config).listenAddress(addr); err == nil || !strings.Contains(err.Error(), addr) {
 			t.Errorf("%q: %v", addr, err)
 		}
 	}
 	for _, addr := range []string{"127.0.0.1:4222", "localhost:0", "[::1]:1"} {
-		if _, _, err := listenAddress(addr); err != nil {
+		if _, _, err := new(Config).listenAddress(addr); err != nil {
 			t.Errorf("%q: %v", addr, err)
+		}
+	}
+	for _, c := range []Config{{Secret: "s"}, {Trusting: true}} {
+		if _, _, err := c.listenAddress("0.0.0.0:4222"); err != nil {
+			t.Error(err)
 		}
 	}
 }

@@ -25,7 +25,25 @@ const (
 	Keep         Subject = "keep"          // KeepRequest → KeepReply; idempotent
 	StartSweep   Subject = "sweep.start"   // SweepRequest → farm.Sweep: a new one, or the one that runs
 	SetPolicy    Subject = "policy.set"    // SetPolicyRequest → farm.RetentionPolicy
+	WorkerGone   Subject = "worker.gone"   // WorkerGoneRequest → Empty; idempotent
 )
+
+// Drain is the subject of one worker: DrainRequest → farm.Worker; idempotent.
+func Drain(worker string) Subject { return Subject("drain." + escapeKey(worker)) }
+
+// DrainRequest tells a worker to take no more shards, or to take some again. What it runs it finishes within its own
+// drain timeout, or hands back.
+type DrainRequest struct {
+	Schema int  `json:"schema"`
+	Resume bool `json:"resume,omitempty"`
+}
+
+// WorkerGoneRequest says that a worker has died for certain: whoever says it has its data directory. Its shards need not
+// wait for their leases.
+type WorkerGoneRequest struct {
+	Schema int    `json:"schema"`
+	Worker string `json:"worker"`
+}
 
 // Empty is a reply that says nothing but that it worked.
 type Empty struct{}
@@ -43,7 +61,7 @@ type ClaimReply struct {
 	Granted bool      `json:"granted"`
 	Reason  string    `json:"reason,omitempty"` // for people, when not granted
 	Gone    bool      `json:"gone,omitempty"`   // nothing is left to do: ack the hint; else hand it back
-	Task    farm.Task `json:"task,omitzero"`    // when granted
+	Task    farm.Task `json:"task,omitzero"`    // when granted: of the hint's shard, or of a more urgent one of its class
 }
 
 // BeatRequest says that an attempt is alive, and what it has printed since the last one.
@@ -71,8 +89,10 @@ type ReportRequest struct {
 	Output  json.RawMessage `json:"output,omitempty"`
 	Error   string          `json:"error,omitempty"`
 	Retry   bool            `json:"retry,omitempty"` // the error may pass: another attempt makes sense
-	Took    time.Duration   `json:"took"`
-	Lines   []string        `json:"lines,omitempty"`
+	// HandedBack: the worker stops, and the attempt says nothing about the shard. It doesn't count.
+	HandedBack bool          `json:"handedBack,omitempty"`
+	Took       time.Duration `json:"took"`
+	Lines      []string      `json:"lines,omitempty"`
 }
 
 // ReportReply says whether the report counted.
@@ -95,8 +115,10 @@ type SubmitRequest struct {
 	LockOnly bool `json:"lockOnly,omitempty"`
 	// Lock is a piece, a recipe.LockFile: the system is the one that it has, apart from the packages of Update, which are
 	// chosen anew.
-	Lock   digest.Digest `json:"lock,omitempty"`
-	Update []string      `json:"update,omitempty"`
+	Lock digest.Digest `json:"lock,omitempty"`
+	// Background: the bake's shards give way to those of others.
+	Background bool     `json:"background,omitempty"`
+	Update     []string `json:"update,omitempty"`
 }
 
 // CancelRequest withdraws a bake.
@@ -199,19 +221,21 @@ type hint struct {
 	ShardID string `json:"shard"`
 }
 
-func (m *ClaimRequest) schema() *int     { return &m.Schema }
-func (m *ClaimReply) schema() *int       { return &m.Schema }
-func (m *BeatRequest) schema() *int      { return &m.Schema }
-func (m *BeatReply) schema() *int        { return &m.Schema }
-func (m *ReportRequest) schema() *int    { return &m.Schema }
-func (m *ReportReply) schema() *int      { return &m.Schema }
-func (m *SubmitRequest) schema() *int    { return &m.Schema }
-func (m *KeepRequest) schema() *int      { return &m.Schema }
-func (m *SweepRequest) schema() *int     { return &m.Schema }
-func (m *KeepReply) schema() *int        { return &m.Schema }
-func (m *SetPolicyRequest) schema() *int { return &m.Schema }
-func (m *CancelRequest) schema() *int    { return &m.Schema }
-func (m *PromoteRequest) schema() *int   { return &m.Schema }
-func (m *RollbackRequest) schema() *int  { return &m.Schema }
-func (m *CancelShard) schema() *int      { return &m.Schema }
-func (m *hint) schema() *int             { return &m.Schema }
+func (m *ClaimRequest) schema() *int      { return &m.Schema }
+func (m *ClaimReply) schema() *int        { return &m.Schema }
+func (m *BeatRequest) schema() *int       { return &m.Schema }
+func (m *BeatReply) schema() *int         { return &m.Schema }
+func (m *ReportRequest) schema() *int     { return &m.Schema }
+func (m *ReportReply) schema() *int       { return &m.Schema }
+func (m *SubmitRequest) schema() *int     { return &m.Schema }
+func (m *KeepRequest) schema() *int       { return &m.Schema }
+func (m *KeepReply) schema() *int         { return &m.Schema }
+func (m *SetPolicyRequest) schema() *int  { return &m.Schema }
+func (m *DrainRequest) schema() *int      { return &m.Schema }
+func (m *WorkerGoneRequest) schema() *int { return &m.Schema }
+func (m *CancelRequest) schema() *int     { return &m.Schema }
+func (m *PromoteRequest) schema() *int    { return &m.Schema }
+func (m *RollbackRequest) schema() *int   { return &m.Schema }
+func (m *CancelShard) schema() *int       { return &m.Schema }
+func (m *hint) schema() *int              { return &m.Schema }
+func (m *SweepRequest) schema() *int      { return &m.Schema }

@@ -171,11 +171,20 @@ func marker(h nats.Header) bool {
 	return h.Get("KV-Operation") != "" || h.Get(jetstream.MarkerReasonHeader) != ""
 }
 
-// streamInfo asks the stream's leader.
+// infoTimeout is how long one question about a stream waits: while there is no leader it is never answered.
+const infoTimeout = time.Second
+
+// streamInfo asks the stream's leader, again while there is none.
 func (b *Bus) streamInfo(ctx context.Context, name string) (*jetstream.StreamInfo, error) {
-	s, err := b.js.Stream(ctx, name)
-	if err != nil {
-		return nil, err
+	for begun := time.Now(); ; {
+		once, cancel := context.WithTimeout(ctx, infoTimeout)
+		s, err := b.js.Stream(once, name)
+		cancel()
+		if err == nil {
+			return s.CachedInfo(), nil
+		}
+		if ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) || time.Since(begun) > insistFor {
+			return nil, err
+		}
 	}
-	return s.CachedInfo(), nil
 }

@@ -40,12 +40,18 @@ func startServer(ctx context.Context, c Config) (*embedded, error) {
 		JetStreamMaxStore: 1 << 50,
 		NoSigs:            true,
 	}
+	if c.Secret != "" {
+		opts.Username, opts.Password = natsUser, c.Secret
+	}
 	if c.Listen != "" {
-		host, port, err := listenAddress(c.Listen)
+		host, port, err := c.listenAddress(c.Listen)
 		if err != nil {
 			return nil, err
 		}
 		opts.Host, opts.Port = host, port
+	}
+	if err := c.joinCluster(opts); err != nil {
+		return nil, err
 	}
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("bus: make the directory of the embedded NATS server: %w", err)
@@ -53,6 +59,11 @@ func startServer(ctx context.Context, c Config) (*embedded, error) {
 	lock, err := lockDir(c.Dir)
 	if err != nil {
 		return nil, err
+	}
+	if c.Cluster.on() {
+		if opts.ServerName, err = nodeName(c.Dir); err != nil {
+			return nil, errors.Join(err, lock.Close())
+		}
 	}
 	srv, err := server.NewServer(opts)
 	if err != nil {
@@ -85,8 +96,9 @@ func (e *embedded) stop() error {
 	return e.lock.Close()
 }
 
-// listenAddress splits host:port. The embedded server knows no users, so whoever reaches it owns the farm: loopback only.
-func listenAddress(addr string) (host string, port int, err error) {
+// listenAddress splits host:port. Whoever reaches a server without a secret owns the farm: loopback only, unless the
+// configuration says that the network is to be trusted.
+func (c *Config) listenAddress(addr string) (host string, port int, err error) {
 	host, p, err := net.SplitHostPort(addr)
 	if err == nil {
 		port, err = strconv.Atoi(p)
@@ -94,8 +106,8 @@ func listenAddress(addr string) (host string, port int, err error) {
 	if err != nil || port < 0 || port > 65535 {
 		return "", 0, fmt.Errorf("bus: listen address %q: want host:port, such as 127.0.0.1:4222", addr)
 	}
-	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-		return "", 0, fmt.Errorf("bus: listen address %q is not loopback: the embedded NATS server has no authentication; run a NATS server of your own for a farm of several machines", addr)
+	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) && c.Secret == "" && !c.Trusting {
+		return "", 0, fmt.Errorf("bus: listen address %q is not loopback, and the embedded NATS server has no authentication: say what others must know (Secret), or that the network is to be trusted", addr)
 	}
 	if port == 0 {
 		port = server.RANDOM_PORT

@@ -24,6 +24,8 @@ const (
 	workBytes  = 256 << 20       // hints; the oldest are dropped: coordinators re-send
 	markerTTL  = time.Hour       // how long followers can learn that a record has expired
 	apiTimeout = 5 * time.Second // of one JetStream request, where the caller's context has no deadline
+
+	prepareTimeout = 30 * time.Second // for all streams and buckets
 )
 
 // errOther says that something else has one of our names.

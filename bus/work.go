@@ -36,8 +36,10 @@ func publishAll[I, M any](ctx context.Context, b *Bus, what, subject string, ite
 		if err != nil {
 			return err
 		}
-		_, err = b.js.Publish(ctx, subject, data)
-		return translate("publish "+what, err)
+		return translate("publish "+what, b.insist(ctx, func() error {
+			_, err := b.js.Publish(ctx, subject, data)
+			return err
+		}))
 	}
 	futures := make([]jetstream.PubAckFuture, 0, len(items))
 	var failed error

@@ -130,7 +130,7 @@ func (c *Coordinator) newBake(req bus.SubmitRequest) (farm.Bake, error) {
 	}
 	return farm.Bake{
 		Schema: farm.Schema, ID: req.ID, File: req.File, Recipe: req.Recipe, Context: req.Context, Set: req.Set,
-		Rebake: req.Rebake, LockOnly: req.LockOnly, LockFile: req.Lock, Update: req.Update, Request: requestDigest(req),
+		Rebake: req.Rebake, LockOnly: req.LockOnly, Background: req.Background, LockFile: req.Lock, Update: req.Update, Request: requestDigest(req),
 		State: farm.BakeAccepted, AcceptedAt: c.Now().UTC(),
 	}, nil
 }

@@ -16,13 +16,43 @@ import (
 // errRefused ends a change that a worker may not make; the reply's Reason says why.
 var errRefused = errors.New("refused")
 
-// claim grants a shard to a worker if it waits for one. The reply tells whether the hint is of any further use: a shard
-// that somebody runs gets a new hint when its lease runs out.
+// maxChoices bounds how many shards are tried for one claim: others may be faster each time.
+const maxChoices = 8
+
+// claim grants a worker the shard that its hint names, or a more urgent one of the same class. The reply tells whether the
+// hint is of any further use: a shard that somebody runs gets a new hint when its lease runs out.
 func (c *Coordinator) claim(ctx context.Context, req bus.ClaimRequest) (bus.ClaimReply, error) {
 	if req.Worker == "" || len(req.Worker) > maxID {
 		return bus.ClaimReply{}, invalid("claim: worker: want an ID of 1 to %d bytes", maxID)
 	}
-	rec, _, _, err := c.shards.get(ctx, req.ShardID)
+	hinted, _, _, err := c.shards.get(ctx, req.ShardID)
+	if errors.Is(err, bus.ErrNotFound) {
+		return bus.ClaimReply{Reason: "no such shard", Gone: true}, nil
+	}
+	if err != nil {
+		return bus.ClaimReply{}, err
+	}
+	if reason := c.unfit(req.Worker, hinted.Class); reason != "" {
+		return bus.ClaimReply{Reason: reason}, nil
+	}
+	var refused []string
+	reply := bus.ClaimReply{Reason: "nothing is queued", Gone: true}
+	for range maxChoices {
+		id := c.choose(hinted.Class, req.ShardID, refused)
+		if id == "" {
+			break
+		}
+		if reply, err = c.grant(ctx, id, req.Worker); err != nil || reply.Granted {
+			return reply, err
+		}
+		refused = append(refused, id)
+	}
+	return reply, nil
+}
+
+// grant gives a shard to a worker if it waits for one.
+func (c *Coordinator) grant(ctx context.Context, id, worker string) (bus.ClaimReply, error) {
+	rec, _, _, err := c.shards.get(ctx, id)
 	if errors.Is(err, bus.ErrNotFound) {
 		return bus.ClaimReply{Reason: "no such shard", Gone: true}, nil
 	}
@@ -41,7 +71,7 @@ func (c *Coordinator) claim(ctx context.Context, req bus.ClaimRequest) (bus.Clai
 	}
 	reply := bus.ClaimReply{}
 	token := rand.Text()
-	rec, err = c.shards.change(ctx, req.ShardID, func(s *farm.Shard) error {
+	rec, err = c.shards.change(ctx, id, func(s *farm.Shard) error {
 		switch s.State {
 		case farm.ShardQueued:
 		case farm.ShardClaimed:
@@ -51,7 +81,7 @@ func (c *Coordinator) claim(ctx context.Context, req bus.ClaimRequest) (bus.Clai
 			reply.Reason, reply.Gone = "it is "+string(s.State), true
 			return errRefused
 		}
-		s.State, s.Token, s.Worker, s.Lease, s.Beat = farm.ShardClaimed, token, req.Worker, c.Lease, 0
+		s.State, s.Token, s.Worker, s.Lease, s.Beat = farm.ShardClaimed, token, worker, c.Lease, 0
 		s.Attempt++
 		return nil
 	})

@@ -24,7 +24,8 @@ type Config struct {
 	Log   *slog.Logger
 
 	Lease       time.Duration // a claim is void when its record has not changed for so long; default 15 s
-	MaxAttempts int           // of one shard, while it is wanted; default 3
+	MaxAttempts int           // of one shard that fails, while it is wanted; default 3
+	MaxLost     int           // of one shard whose workers vanish: it may be what kills them; default 5
 	MaxAge      time.Duration // of an observation when its bake is accepted; default recipe.MaxAge, negative: 0
 	MaxBake     time.Duration // from acceptance to done; default 2 h
 	MaxBakes    int           // unfinished ones; more are refused; default 1000
@@ -46,6 +47,9 @@ func (c *Config) setDefaults() {
 	c.MaxAge = max(c.MaxAge, 0)
 	if c.MaxAttempts == 0 {
 		c.MaxAttempts = 3
+	}
+	if c.MaxLost == 0 {
+		c.MaxLost = 5
 	}
 	if c.MaxBakes == 0 {
 		c.MaxBakes = 1000
@@ -72,6 +76,7 @@ type Coordinator struct {
 	Config
 	bakes    *mirror[farm.Bake]
 	shards   *mirror[farm.Shard]
+	workers  *mirror[farm.Worker]
 	versions *census
 	outputs  *memo
 	events   *pump
@@ -102,6 +107,7 @@ func New(cfg Config) *Coordinator {
 	}}
 	c.bakes = newMirror(cfg.Bus.Bakes, func(b farm.Bake) bool { return !b.State.Finished() || c.lacksLog(b) }, c.bakeNoticed)
 	c.shards = newMirror(cfg.Bus.Shards, func(s farm.Shard) bool { return !s.State.Finished() }, c.shardNoticed)
+	c.workers = newMirror(cfg.Bus.Workers, func(farm.Worker) bool { return true }, nil)
 	return c
 }
 
@@ -119,7 +125,7 @@ func (c *Coordinator) Run(ctx context.Context) error {
 	defer base.Wait()
 	defer stopBelow(nil)
 
-	failed := make(chan error, 3)
+	failed := make(chan error, 4)
 	follow := func(what string, fn func(context.Context) error) {
 		base.Go(func() {
 			if err := fn(below); below.Err() == nil {
@@ -129,6 +135,7 @@ func (c *Coordinator) Run(ctx context.Context) error {
 	}
 	follow("bakes", c.bakes.follow)
 	follow("shards", c.shards.follow)
+	follow("workers", c.workers.follow)
 	follow("versions", func(ctx context.Context) error { return c.versions.follow(ctx, c.Bus.Versions) })
 	base.Go(func() { c.events.run(below) })
 	for _, caught := range []chan struct{}{c.bakes.caught, c.shards.caught, c.versions.caught} {
@@ -196,6 +203,7 @@ func (c *Coordinator) serve() (stop func(), err error) {
 	add(bus.Handle(c.Bus, bus.Report, c.report))
 	add(bus.Handle(c.Bus, bus.Beat, c.beat))
 	add(bus.Handle(c.Bus, bus.Claim, c.claim))
+	add(bus.Handle(c.Bus, bus.WorkerGone, c.workerGone))
 	add(bus.Handle(c.Bus, bus.CancelBake, c.cancel))
 	add(bus.Handle(c.Bus, bus.SubmitBake, c.submit))
 	return stop, err

@@ -28,6 +28,9 @@ func (c *Coordinator) report(ctx context.Context, req bus.ReportRequest) (bus.Re
 		if reason == "" {
 			reason = "the worker reported neither an output nor an error"
 		}
+		if req.HandedBack {
+			return c.handedBack(ctx, rec, req)
+		}
 		return c.attemptFailed(ctx, rec, req, reason, req.Retry)
 	}
 	out, err := readOutput(rec.Kind, req.Output)
@@ -112,7 +115,7 @@ func (c *Coordinator) attemptFailed(ctx context.Context, rec farm.Shard, req bus
 		if reply.Reason = notYours(s, req.Token); reply.Reason != "" {
 			return errRefused
 		}
-		c.lose(s, reason, retry)
+		c.lose(s, reason, retry, c.MaxAttempts)
 		return nil
 	})
 	if errors.Is(err, errRefused) {
@@ -125,15 +128,41 @@ func (c *Coordinator) attemptFailed(ctx context.Context, rec farm.Shard, req bus
 	return bus.ReportReply{Accepted: true}, nil
 }
 
-// lose ends the running attempt of a shard without a result.
-func (c *Coordinator) lose(s *farm.Shard, reason string, retry bool) {
+// handedBack offers a shard again whose worker stops. The attempt does not count: it says nothing about the shard.
+func (c *Coordinator) handedBack(ctx context.Context, rec farm.Shard, req bus.ReportRequest) (bus.ReportReply, error) {
+	reply := bus.ReportReply{}
+	rec, err := c.shards.change(ctx, rec.ID, func(s *farm.Shard) error {
+		if reply.Reason = notYours(s, req.Token); reply.Reason != "" {
+			return errRefused
+		}
+		s.State, s.Token = farm.ShardQueued, ""
+		s.Attempt--
+		return nil
+	})
+	if errors.Is(err, errRefused) {
+		return reply, nil
+	}
+	if err != nil {
+		return bus.ReportReply{}, err
+	}
+	c.shardEvent(ctx, rec, 0)
+	for _, bake := range rec.Bakes {
+		c.note(ctx, bake, fmt.Sprintf("%s: handed back by %s, which stops", rec.Label, req.Worker))
+	}
+	c.hint(ctx, rec)
+	return bus.ReportReply{Accepted: true}, nil
+}
+
+// lose ends the running attempt of a shard without a result. The shard is offered again, unless that makes no sense or
+// this was the last of so many attempts.
+func (c *Coordinator) lose(s *farm.Shard, reason string, retry bool, attempts int) {
 	s.History = append(slices.Clone(s.History), farm.Attempt{
 		Number: s.Attempt, Worker: s.Worker, Reason: clip(reason, maxLine), At: c.Now(),
 	})
 	s.History = s.History[max(0, len(s.History)-farm.MaxHistory):]
 	s.Error, s.Token = reason, ""
 	s.State = farm.ShardFailed
-	if retry && s.Attempt < c.MaxAttempts {
+	if retry && s.Attempt < attempts {
 		s.State = farm.ShardQueued
 	}
 }
@@ -145,8 +174,7 @@ func (c *Coordinator) afterLoss(ctx context.Context, rec farm.Shard, wait time.D
 		return
 	}
 	for _, bake := range rec.Bakes {
-		c.note(ctx, bake, fmt.Sprintf("%s: attempt %d of %d, on %s, failed, trying again: %s",
-			rec.Label, rec.Attempt, c.MaxAttempts, rec.Worker, rec.Error))
+		c.note(ctx, bake, fmt.Sprintf("%s: attempt %d, on %s, failed, trying again: %s", rec.Label, rec.Attempt, rec.Worker, rec.Error))
 	}
 	if wait > 0 {
 		c.shards.hintAt(rec.ID, time.Now().Add(wait)) // the sweep sends it

@@ -22,7 +22,7 @@ const (
 // sweep finds what got lost, until ctx ends. It starts with every unfinished bake and queued shard: whoever drove them
 // before may be gone.
 func (c *Coordinator) sweep(ctx context.Context) {
-	var tidied, stalled, served time.Time
+	var tidied, stalled, served, matched time.Time
 	nobody := unserved{}
 	for _, b := range c.bakes.pick(unfinished) {
 		c.kick(b.id)
@@ -45,6 +45,10 @@ func (c *Coordinator) sweep(ctx context.Context) {
 		if now.Sub(stalled) > stallAfter {
 			stalled = now
 			c.driveStalled(ctx, now)
+		}
+		if now.Sub(matched) > matchEvery {
+			matched = now
+			c.noteWaiting(ctx, now)
 		}
 		if now.Sub(tidied) > tidyEvery {
 			tidied = now
@@ -69,7 +73,7 @@ func (c *Coordinator) rescueShards(ctx context.Context, now time.Time) {
 		case s.rec.State == farm.ShardQueued:
 			c.hint(ctx, s.rec)
 		default:
-			if err := c.expire(ctx, s.id, s.view); err != nil {
+			if err := c.expire(ctx, s.id, s.view, fmt.Sprintf("lease ran out: no sign of worker %s for %s", s.rec.Worker, s.rec.Lease)); err != nil {
 				c.Log.Warn("lease", "shard", s.id, "err", err)
 			}
 		}
@@ -96,9 +100,9 @@ func hintDue(v view[farm.Shard], now time.Time) bool {
 	return now.Sub(v.hinted) > min(hintAfter<<min(v.hints-1, 8), hintMost)
 }
 
-// expire takes a shard back from a worker whose lease ran out. If the worker got as far as the action cache, the shard
-// is done.
-func (c *Coordinator) expire(ctx context.Context, id string, v view[farm.Shard]) error {
+// expire takes a shard back from a worker that is gone; reason says how that is known. If the worker got as far as the
+// action cache, the shard is done.
+func (c *Coordinator) expire(ctx context.Context, id string, v view[farm.Shard], reason string) error {
 	var kept finding
 	if v.rec.Kind != farm.KindObserve {
 		found, err := c.find(ctx, []want{{id: id, kind: v.rec.Kind, key: v.rec.Key.Encoded()}})
@@ -118,13 +122,13 @@ func (c *Coordinator) expire(ctx context.Context, id string, v view[farm.Shard])
 			s.State, s.Output, s.DoneAt = farm.ShardDone, kept.output, c.Now()
 			return nil
 		}
-		c.lose(s, fmt.Sprintf("lease ran out: no sign of worker %s for %s", s.Worker, s.Lease), true)
+		c.lose(s, reason, true, c.MaxLost)
 		return nil
 	})
 	if err != nil || !lost {
 		return err
 	}
-	c.Log.Warn("lease ran out", "shard", id, "label", rec.Label, "worker", v.rec.Worker, "attempt", v.rec.Attempt, "now", rec.State)
+	c.Log.Warn("attempt lost", "shard", id, "label", rec.Label, "attempt", v.rec.Attempt, "reason", reason, "now", rec.State)
 	if rec.State == farm.ShardDone {
 		c.shardEvent(ctx, rec, 0)
 		return nil

@@ -54,6 +54,8 @@ type Bake struct {
 	Rebake  bool          `json:"rebake,omitempty"`
 	// LockOnly: the bake is done when its Lock stands; it makes no images.
 	LockOnly bool `json:"lockOnly,omitempty"`
+	// Background: its shards give way to those of other bakes.
+	Background bool `json:"background,omitempty"`
 	// LockFile is the piece of the lock file that came with the request, and says what the system is, apart from the
 	// packages of Update.
 	LockFile digest.Digest `json:"lockFile,omitempty"`
@@ -62,6 +64,7 @@ type Bake struct {
 
 	State    BakeState     `json:"state"`
 	Error    string        `json:"error,omitempty"`
+	Waiting  string        `json:"waiting,omitempty"`  // what it can't go on without: "a worker with arch=arm64"; empty: it goes on
 	Cached   bool          `json:"cached"`             // every image was in the catalog already
 	Lock     digest.Digest `json:"lock,omitempty"`     // piece: the Lock, canonical JSON
 	Evidence digest.Digest `json:"evidence,omitempty"` // piece: digests of the Release files behind the Lock

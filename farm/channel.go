@@ -80,11 +80,16 @@ type Worker struct {
 	Classes []string `json:"classes"`
 	// Lacks says for classes of foreign code that the worker does not take what this machine lacks, and how to mend it.
 	Lacks   map[string]string `json:"lacks,omitempty"`
+	Labels  []string          `json:"labels,omitempty"` // key=value
 	Slots   int               `json:"slots"`
 	Running []string          `json:"running"` // labels of the shards that it runs
 	Done    int64             `json:"done"`    // shards since it started
-	Started time.Time         `json:"started"`
-	Seen    time.Time         `json:"seen"`
+	// Draining: it takes no more shards; what it runs it finishes, or hands back.
+	Draining bool      `json:"draining,omitempty"`
+	Cache    int64     `json:"cache,omitempty"` // bytes of its host's cache
+	Load     float64   `json:"load,omitempty"`  // of its host: processes that run or want to, a processor, over the last minute
+	Started  time.Time `json:"started"`
+	Seen     time.Time `json:"seen"`
 }
 
 // nameComponent is a path component of the OCI distribution specification's <name>.

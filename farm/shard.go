@@ -80,7 +80,7 @@ type Shard struct {
 
 	State    ShardState      `json:"state"`
 	Bakes    []string        `json:"bakes"`             // IDs of the bakes that want it
-	Attempt  int             `json:"attempt"`           // counts claims, from 1
+	Attempt  int             `json:"attempt"`           // counts claims that were not handed back, from 1
 	Token    string          `json:"token,omitempty"`   // of the running attempt; a report must carry it
 	Worker   string          `json:"worker,omitempty"`  // who runs or ran it
 	Lease    time.Duration   `json:"lease,omitempty"`   // the claim is void when the record has not changed for so long

@@ -29,6 +29,8 @@ type attempt struct {
 	lines *lines
 	ctx   context.Context // what runs; its cause says why it was stopped
 	stop  context.CancelCauseFunc
+
+	handBack func() // ends it because the worker takes no more work: it is reported, and does not count
 }
 
 // errDropped is why an attempt's result is of no use to anybody.
@@ -38,6 +40,12 @@ func (e *errDropped) Error() string { return "dropped: " + e.reason }
 
 // attempt goes after a hint. working ends when the worker stops and its grace is over.
 func (w *Worker) attempt(working context.Context, h bus.Hint) {
+	if w.tap.isShut() { // drained since the hint was fetched: another worker has time
+		if err := h.Nak(0); err != nil {
+			w.Log.Debug("hint comes again", "shard", h.ShardID, "err", err)
+		}
+		return
+	}
 	task, ok := w.claim(working, h)
 	if !ok {
 		return
@@ -46,6 +54,7 @@ func (w *Worker) attempt(working context.Context, h bus.Hint) {
 	ctx, cancel := context.WithCancelCause(working)
 	defer cancel(nil)
 	a.ctx, a.stop = ctx, func(cause error) { cancel(&errDropped{cause.Error()}) }
+	a.handBack = func() { cancel(errStopping) }
 	if !w.enter(a) {
 		a.ack()
 		return
@@ -149,7 +158,7 @@ func (a *attempt) result(output json.RawMessage, err error, took time.Duration) 
 	case err == nil:
 		r.Output = output
 	case errors.Is(context.Cause(a.ctx), errStopping):
-		r.Error, r.Retry = errStopping.Error(), true
+		r.Error, r.Retry, r.HandedBack = errStopping.Error(), true, true
 	default:
 		r.Error, r.Retry = clip(err.Error(), maxError), execute.MayPass(err)
 	}

@@ -2,8 +2,12 @@ package worker
 
 import (
 	"context"
+	"math"
 	"os"
+	"runtime"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"bakefarm/farm"
@@ -18,11 +22,10 @@ const (
 // presence keeps the worker's record in the farm, and removes it when ctx ends. A farm that has no record for a moment
 // shows a worker less, nothing more: errors are only worth a line.
 func (w *Worker) presence(ctx context.Context) {
-	host, _ := os.Hostname() // for people; empty is fine
 	put := func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), presenceTimeout)
 		defer cancel()
-		if _, err := w.Bus.Workers.Put(ctx, w.ID, w.record(host)); err != nil {
+		if _, err := w.Bus.Workers.Put(ctx, w.ID, w.record(w.host)); err != nil {
 			w.Log.Warn("presence not renewed", "err", err)
 		}
 	}
@@ -57,11 +60,26 @@ func (w *Worker) renew() {
 	}
 }
 
+// load is the host's load average over a minute, a processor; 0 where the system does not tell.
+func load() float64 {
+	raw, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return 0
+	}
+	first, _, _ := strings.Cut(string(raw), " ")
+	average, err := strconv.ParseFloat(first, 64)
+	if err != nil {
+		return 0
+	}
+	return math.Round(100*average/float64(runtime.NumCPU())) / 100
+}
+
 func (w *Worker) record(host string) farm.Worker {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	r := farm.Worker{
-		Schema: farm.Schema, ID: w.ID, Host: host, Classes: w.Classes, Lacks: w.lacks, Slots: w.Slots,
+		Schema: farm.Schema, ID: w.ID, Host: host, Classes: w.Classes, Lacks: w.lacks, Labels: w.Labels, Slots: w.Slots,
+		Draining: w.tap.isShut(), Cache: w.env.Cache.Used(), Load: load(),
 		Running: make([]string, 0, len(w.running)), Done: w.done.Load(),
 		Started: w.started.UTC(), Seen: time.Now().UTC(),
 	}

@@ -41,12 +41,15 @@ type Config struct {
 	ID      string   // names the worker; must be its own. Empty: the host's name and a random part
 	Slots   int      // shards at a time; 0: four times the number of processors
 	Classes []string // capability classes that it takes work of; empty: Classes() and, with time, those of the host's Sandboxes
+	Labels  []string // key=value, for people
+	// Succeeds are the IDs of workers that are known to be dead: what they ran is taken up at once.
+	Succeeds []string
 
 	Host       *Host  // shared with other workers of the process; nil: a host of its own, of the next two
 	CacheDir   string // directory of the cache on disk; one process at a time
 	CacheBytes int64  // budget of it; 0: cache.DefaultBudget
 
-	// Grace is how long shards that run when the worker is stopped may go on; what is not done by then is handed back.
+	// Grace is how long shards that run when the worker is stopped or drained may go on; what is not done by then is handed back.
 	// 0: 3 seconds.
 	Grace time.Duration
 
@@ -87,8 +90,11 @@ type Worker struct {
 	slots   *slots
 	env     execute.Env
 	started time.Time
+	host    string // for people; may be empty
 	done    atomic.Int64
 	changed chan struct{} // capacity 1: the presence record should be renewed
+
+	tap *tap
 
 	mu      sync.Mutex
 	running map[string]*attempt // by token
@@ -127,6 +133,7 @@ func New(c Config) *Worker {
 		all:     all,
 		slots:   newSlots(c.Slots),
 		changed: make(chan struct{}, 1),
+		tap:     newTap(),
 		running: make(map[string]*attempt),
 	}
 }
@@ -147,12 +154,18 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 	w.env = host.env(w.Store, w.Mirror)
 	w.started = time.Now()
+	w.host, _ = os.Hostname()
 
 	unsubscribe, err := w.Bus.Subscribe(w.cancelShard)
 	if err != nil {
 		return fmt.Errorf("worker %s: %w", w.ID, err)
 	}
 	defer unsubscribe()
+	stopDrain, err := bus.Handle(w.Bus, bus.Drain(w.ID), w.drain)
+	if err != nil {
+		return fmt.Errorf("worker %s: %w", w.ID, err)
+	}
+	defer stopDrain()
 
 	present, leave := context.WithCancel(context.WithoutCancel(ctx))
 	var presence sync.WaitGroup
@@ -163,10 +176,12 @@ func (w *Worker) Run(ctx context.Context) error {
 	// Attempts outlive ctx by Grace.
 	working, halt := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer halt(nil)
-	var pullers, attempts sync.WaitGroup
+	var pullers, attempts, heir sync.WaitGroup
+	heir.Go(func() { w.succeed(ctx) })
+	defer heir.Wait()
 	take := func(class string) {
 		pullers.Go(func() {
-			w.pull(ctx, class, func(h bus.Hint) {
+			w.pullWhileOpen(ctx, class, func(h bus.Hint) {
 				attempts.Go(func() {
 					defer w.slots.give()
 					w.attempt(working, h)
@@ -182,6 +197,8 @@ func (w *Worker) Run(ctx context.Context) error {
 		pullers.Go(func() { w.foreign(ctx, host.Sandboxes, take) })
 	}
 	pullers.Wait()
+	w.tap.shut()
+	w.renew()
 	timer := time.AfterFunc(w.Grace, func() { halt(errStopping) })
 	attempts.Wait()
 	timer.Stop()

@@ -253,6 +253,11 @@ func (c *Client) Workers(ctx context.Context) ([]farm.Worker, error) {
 	return get[[]farm.Worker](ctx, c, "/v1/workers", nil)
 }
 
+// Drain has a worker take no more shards, or take some again.
+func (c *Client) Drain(ctx context.Context, worker string, resume bool) (farm.Worker, error) {
+	return post[farm.Worker](ctx, c, "/v1/workers/"+url.PathEscape(worker)+"/drain", api.DrainRequest{Resume: resume})
+}
+
 // Release says which bakefarm answers.
 func (c *Client) Release(ctx context.Context) (api.Release, error) {
 	return get[api.Release](ctx, c, "/v1/version", nil)

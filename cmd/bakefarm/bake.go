@@ -35,7 +35,7 @@ func resultOf(b api.Bake) bakeResult {
 func newBake(cli *cli) *cobra.Command {
 	var flags recipeFlags
 	var locks lockFlags
-	var detach, rebake bool
+	var detach, rebake, background bool
 	cmd := &cobra.Command{
 		Use:   "bake RECIPE",
 		Short: "Bake a recipe: post it, follow it, print its images",
@@ -52,7 +52,7 @@ func newBake(cli *cli) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			bake, err := bake(cmd, farmAPI, &flags, r, api.BakeRequest{Rebake: rebake, Lock: lock}, detach)
+			bake, err := bake(cmd, farmAPI, &flags, r, api.BakeRequest{Rebake: rebake, Background: background, Lock: lock}, detach)
 			if err != nil {
 				return err
 			}
@@ -72,6 +72,7 @@ func newBake(cli *cli) *cobra.Command {
 	flags.register(cmd, true)
 	locks.register(cmd)
 	cmd.Flags().BoolVarP(&detach, "detach", "d", false, "print the bake's ID and don't wait for it")
+	cmd.Flags().BoolVar(&background, "background", false, "give way to other bakes: for what nobody waits for")
 	cmd.Flags().BoolVar(&rebake, "rebake", false, "keep the Lock, ignore the cache, and fail if other bytes come out")
 	return cmd
 }

@@ -94,6 +94,9 @@ func newBakesShow(cli *cli) *cobra.Command {
 				row(w, "bake", b.ID)
 				row(w, "name", b.Name)
 				row(w, "state", b.State)
+				if b.Waiting != "" {
+					row(w, "waiting for", b.Waiting)
+				}
 				if b.Error != "" {
 					row(w, "error", b.Error)
 				}

@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"log/slog"
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
+	"sync"
 	"time"
 
 	"bakefarm/bus"
@@ -21,11 +24,33 @@ import (
 	"bakefarm/worker/sandbox"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
 )
 
 // recentBytes is what a process remembers of the pieces that it has just written: an app's files on their way from the API
 // to the workers beside it, and from one shard to the next.
 const recentBytes = 24 << 20
+
+// A role is which part of a farm a process runs.
+type role string
+
+const (
+	roleWhole       role = "farm"
+	roleCoordinator role = "coordinator"
+	roleAPI         role = "api"
+	roleWorker      role = "worker"
+)
+
+// writesLedger reports whether the role writes the packs' ledger itself, rather than asking a coordinator.
+func (r role) writesLedger() bool { return r == roleWhole || r == roleCoordinator }
+
+// listenFlag is the flag that says where the role listens.
+func (r role) listenFlag() string {
+	if r == roleAPI {
+		return "listen"
+	}
+	return "health-listen"
+}
 
 // connections are what every role works with.
 type connections struct {
@@ -43,16 +68,20 @@ func (c *connections) reachable() error {
 
 // connect opens the bus, the catalog and the store. What can't be reached is tried again with back-off until the program
 // stops; the log says each time which address and why, and waiting is told too. What refuses is a
-// usageError at once. coordinates says whether this process may write the packs' ledger itself.
-func (s *settings) connect(p *program, data *dataDir, where storage, coordinates bool, waiting func(string, ...any), log *slog.Logger) (*connections, error) {
+// usageError at once.
+func (s *settings) connect(p *program, data *dataDir, where storage, r role, waiting func(string, ...any), log *slog.Logger) (*connections, error) {
 	ctx := p.ctx
 	if s.nats == "" {
 		waiting("the embedded NATS server is starting")
 	} else {
-		waiting("NATS at %s is not reached yet", s.nats)
+		waiting("NATS is not reached yet")
 	}
 	name := processName()
-	b, err := bus.Open(ctx, bus.Config{URL: s.nats, Dir: data.sub("nats"), Listen: s.natsListn, Name: name, Log: log})
+	b, err := bus.Open(ctx, bus.Config{
+		URL: s.nats, Farm: s.farmName, Name: name, Replicas: s.replicas, Log: log,
+		Dir: data.sub("nats"), Listen: s.natsListn, Secret: s.natsKey, Trusting: s.trusting,
+		Cluster: bus.Cluster{Name: s.cluster, Listen: s.clusterAt, Routes: s.routes},
+	})
 	if errors.Is(err, bus.ErrInUse) {
 		return nil, usageError{err}
 	}
@@ -65,12 +94,12 @@ func (s *settings) connect(p *program, data *dataDir, where storage, coordinates
 	}
 
 	var packs imagestore.Ledger = b.RemoteLedger()
-	if coordinates {
+	if r.writesLedger() {
 		packs = b.Ledger()
 	}
 	packs = ledger{packs}
 	var feeds *catalog.Feeds
-	if coordinates {
+	if r != roleWorker {
 		feeds = &catalog.Feeds{Versions: b.Versions, Channels: b.Channels, Usage: b.Usage, Deployments: b.Deployments}
 	}
 	index, err := catalog.Open(data.sub("catalog.db"), packs, feeds, log)
@@ -111,14 +140,12 @@ func (s *settings) connect(p *program, data *dataDir, where storage, coordinates
 	return &connections{b, store, index}, nil
 }
 
-// processName tells this process from others in records and logs.
-func processName() string {
-	host, err := os.Hostname()
-	if err != nil {
-		host = "unknown"
-	}
-	return host + "-" + strconv.Itoa(os.Getpid())
-}
+// processName tells this process from others in records and logs, also from one before it that had the same number: in a
+// container each is number 1.
+var processName = sync.OnceValue(func() string {
+	host := hostName()
+	return host[:min(len(host), 40)] + "-" + strconv.Itoa(os.Getpid()) + "-" + strings.ToLower(rand.Text()[:4])
+})
 
 // startWorkers starts n workers that share this host's cache and processors.
 func (s *settings) startWorkers(p *program, data *dataDir, c *connections, n int, log *slog.Logger) error {
@@ -135,10 +162,29 @@ func (s *settings) startWorkers(p *program, data *dataDir, c *connections, n int
 	host.Sandboxes = worker.OpenSandboxes(s.sandbox(data, log))
 	p.closes("sandboxes", host.Sandboxes.Close)
 	from := machineMirror{debian, os.Getenv("BAKEFARM_DEBIAN_MIRROR"), os.Getenv("BAKEFARM_DEBIAN_KEYRING")}
-	for i := range n {
-		id := processName() + "-" + strconv.Itoa(i+1)
-		p.runs("worker "+id, worker.New(worker.Config{Bus: c.bus, Store: c.store, Mirror: from, ID: id, Slots: s.slots, Host: host, Patience: s.patience, Log: log}).Run)
+	ids := make([]string, n)
+	for i := range ids {
+		ids[i] = processName() + "-" + strconv.Itoa(i+1)
 	}
+	dead, err := data.succeed(ids)
+	if err != nil {
+		return err
+	}
+	// They stop together: one that stopped later would take what the others hand back.
+	p.runs("workers", func(ctx context.Context) error {
+		all, ctx := errgroup.WithContext(ctx)
+		for i, id := range ids {
+			config := worker.Config{
+				Bus: c.bus, Store: c.store, Mirror: from, ID: id, Slots: s.slots, Labels: s.labels,
+				Host: host, Grace: s.drain, Patience: s.patience, Log: log,
+			}
+			if i == 0 {
+				config.Succeeds = dead // one tells of them
+			}
+			all.Go(func() error { return worker.New(config).Run(ctx) })
+		}
+		return all.Wait()
+	})
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -74,3 +75,22 @@ func (d *dataDir) sub(name string) string { return filepath.Join(d.path, name) }
 
 // Close releases the lock.
 func (d *dataDir) Close() error { return d.lock.Close() }
+
+// succeed returns the IDs of the workers that had the directory before, and can't be alive since it is ours, and notes ours for
+// whoever comes next.
+func (d *dataDir) succeed(ids []string) (dead []string, err error) {
+	file := d.sub("workers.json")
+	if raw, err := os.ReadFile(file); err == nil {
+		if json.Unmarshal(raw, &dead) != nil || len(dead) > maxSucceeded {
+			dead = nil // what they ran waits for its lease
+		}
+	}
+	raw, err := json.Marshal(ids)
+	if err != nil {
+		return nil, err
+	}
+	return dead, os.WriteFile(file, raw, 0o600)
+}
+
+// maxSucceeded bounds the workers of one process that another one succeeds.
+const maxSucceeded = 1000

@@ -1,7 +1,7 @@
 // Command bakefarm is the farm and its command line in one binary. This package holds flags, configuration and wiring;
 // everything else is in the rooms below.
 //
-//	main ─▶ Run ─▶ a command ─┬─ up, worker, s3 …      a program: parts that start in order and stop in reverse
+//	main ─▶ Run ─▶ a command ─┬─ up, coordinator …      a program: parts that start in order and stop in reverse
 //	                          └─ bake, images, …       api/client against --server
 package main
 
@@ -100,7 +100,7 @@ func newRoot() *cobra.Command {
 			root.AddCommand(c)
 		}
 	}
-	add("farm", newUp(), newWorker(), newWorkers(&cli), newDoctor(&cli))
+	add("farm", newUp(), newCoordinator(), newAPI(), newWorker(), newS3(), newWorkers(&cli), newDoctor(&cli))
 	add("bake", newBake(&cli), newValidate(), newLock(&cli), newBakes(&cli), newExplain(&cli))
 	add("look", newImages(&cli), newChannels(&cli), newDeployments(&cli), newRetention(&cli), newGC(&cli), newScrub(&cli))
 	root.AddCommand(newVersion(&cli))

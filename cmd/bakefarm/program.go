@@ -21,8 +21,10 @@ type program struct {
 	ctx   context.Context // ends then, and when a part fails
 	fail  context.CancelCauseFunc
 	log   *slog.Logger
-	mu    sync.Mutex
-	parts []part
+	// patience bounds an orderly stop: what has not ended by then ends with the process.
+	patience time.Duration
+	mu       sync.Mutex
+	parts    []part
 }
 
 type part struct {
@@ -32,7 +34,7 @@ type part struct {
 
 func newProgram(ctx context.Context, log *slog.Logger) *program {
 	failable, fail := context.WithCancelCause(ctx)
-	return &program{asked: ctx, ctx: failable, fail: fail, log: log}
+	return &program{asked: ctx, ctx: failable, fail: fail, log: log, patience: stopTime}
 }
 
 func (p *program) add(name string, stop func() error) {
@@ -69,8 +71,11 @@ func (p *program) runs(name string, run func(context.Context) error) {
 	})
 }
 
-// stopTime bounds an orderly stop: what has not ended by then ends with the process.
+// stopTime is a program's patience when nothing in it asks for more.
 const stopTime = 5 * time.Second
+
+// stopMore is what an orderly stop takes beside the draining of workers.
+const stopMore = 2 * time.Second
 
 // wait returns after the program was asked to stop, or a part has failed, and every part was stopped. The error is that of
 // the part that failed.
@@ -87,8 +92,8 @@ func (p *program) wait() error {
 	}()
 	select {
 	case <-stopped:
-	case <-time.After(stopTime):
-		p.log.Warn("not everything has stopped in time", "after", stopTime)
+	case <-time.After(p.patience):
+		p.log.Warn("not everything has stopped in time", "after", p.patience)
 	}
 	return cause
 }

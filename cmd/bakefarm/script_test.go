@@ -105,6 +105,9 @@ func setup(env *testscript.Env) error {
 	env.Setenv("BAKEFARM_TOKEN", "")
 	env.Setenv("BAKEFARM_RUNTIME", "")
 	env.Setenv("TZ", "")
+	for _, flag := range []string{"s3", "nats", "nats-secret", "lease", "workers", "insecure-listen", "s3-access-key", "s3-secret-key"} {
+		env.Setenv(variable(flag), "") // scripts may set them
+	}
 	for _, v := range env.Vars {
 		key, _, _ := strings.Cut(v, "=")
 		w.keys = append(w.keys, key)

@@ -53,27 +53,38 @@ type storage struct {
 	transport http.RoundTripper // nil: TCP
 }
 
-// embedS3 starts the embedded S3 server on the data directory. Without an address only this process reaches it.
-func embedS3(p *program, data *dataDir, listen string, log *slog.Logger) (storage, error) {
+// openS3 opens the S3 server on the data directory, and has the program close it. Without keys it has those of the directory.
+func openS3(p *program, data *dataDir, keys s3Keys, log *slog.Logger) (*s3embed.Server, s3Keys, error) {
 	if err := os.MkdirAll(data.sub("s3"), 0o700); err != nil {
-		return storage{}, err
+		return nil, keys, err
 	}
-	keys, err := loadS3Keys(data.sub("s3.json"))
-	if err != nil {
-		return storage{}, err
+	if keys.AccessKey == "" {
+		var err error
+		if keys, err = loadS3Keys(data.sub("s3.json")); err != nil {
+			return nil, keys, err
+		}
 	}
 	server, err := s3embed.Open(data.sub("s3"), s3embed.Config{AccessKey: keys.AccessKey, SecretKey: keys.SecretKey, Log: log})
 	if err != nil {
 		if errors.Is(err, s3embed.ErrInUse) {
 			err = usageError{err}
 		}
-		return storage{}, err
+		return nil, keys, err
 	}
 	p.closes("s3", server.Close)
+	return server, keys, nil
+}
+
+// embedS3 starts the embedded S3 server on the data directory. Without an address only this process reaches it.
+func (s *settings) embedS3(p *program, data *dataDir, log *slog.Logger) (storage, error) {
+	server, keys, err := openS3(p, data, s3Keys{}, log)
+	if err != nil {
+		return storage{}, err
+	}
 	host := "s3.invalid" // never resolved: the transport calls the handler
-	s := storage{transport: server.Transport()}
-	if listen != "" {
-		l, err := bindLoopback(listen, "--s3-listen")
+	where := storage{transport: server.Transport()}
+	if s.s3Listen != "" {
+		l, err := s.bind(s.s3Listen, "--s3-listen")
 		if err != nil {
 			return storage{}, err
 		}
@@ -81,18 +92,23 @@ func embedS3(p *program, data *dataDir, listen string, log *slog.Logger) (storag
 		log.Info("the embedded S3 server listens", "address", l.Addr(), "bucket", embeddedBucket, "keys", data.sub("s3.json"))
 		host = l.Addr().String()
 	}
-	s.url = (&url.URL{Scheme: "http", User: url.UserPassword(keys.AccessKey, keys.SecretKey), Host: host, Path: "/" + embeddedBucket}).String()
-	return s, nil
+	where.url = (&url.URL{Scheme: "http", User: url.UserPassword(keys.AccessKey, keys.SecretKey), Host: host, Path: "/" + embeddedBucket}).String()
+	return where, nil
 }
 
 // bindLoopback listens on an address of this machine that others can't reach. flag names it in errors.
 func bindLoopback(address, flag string) (net.Listener, error) {
 	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return nil, usagef("%s %q: want host:port, such as 127.0.0.1:7667: %w", flag, address, err)
+	if ip := net.ParseIP(host); err == nil && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return nil, usagef("%s %s: only loopback addresses: this release has no users yet, so whoever reaches it may do anything; put a proxy with authentication before it, or say --insecure-listen where only friends can reach it", flag, address)
 	}
-	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-		return nil, usagef("%s %s: only loopback addresses: this release has no users yet, so whoever reaches it may do anything; put a proxy with authentication before it", flag, address)
+	return bindAny(address, flag)
+}
+
+// bindAny listens on any address.
+func bindAny(address, flag string) (net.Listener, error) {
+	if _, _, err := net.SplitHostPort(address); err != nil {
+		return nil, usagef("%s %q: want host:port, such as 127.0.0.1:7667: %w", flag, address, err)
 	}
 	l, err := net.Listen("tcp", address)
 	if err != nil {

@@ -38,6 +38,9 @@ func (v Value) IsFalse() bool {
 	return v.node.Kind == yaml.ScalarNode && v.node.Tag == "!!bool" && !v.IsTrue()
 }
 
+// IsList reports whether the value is a list.
+func (v Value) IsList() bool { return v.node.Kind == yaml.SequenceNode }
+
 // IsEmptyList reports whether the value is a list without items.
 func (v Value) IsEmptyList() bool {
 	return v.node.Kind == yaml.SequenceNode && len(v.node.Content) == 0
