@@ -18,6 +18,7 @@ import (
 	"bakefarm/plan"
 	"bakefarm/recipe"
 
+	"github.com/oklog/ulid/v2"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -451,7 +452,7 @@ func TestTooMany(t *testing.T) {
 func TestRegisterPack(t *testing.T) {
 	f := newFarm(t)
 	f.start()
-	p := farm.Pack{Schema: farm.Schema, ID: "01ARZ3NDEKTSV4RRFFQ69G5FAV", State: farm.PackLive, Size: 100, IndexAt: 50, Index: digest.FromString("index"), Entries: 1}
+	p := farm.Pack{Schema: farm.Schema, ID: ulid.Make().String(), State: farm.PackLive, Size: 100, IndexAt: 50, Index: digest.FromString("index"), Entries: 1}
 	for range 2 {
 		if err := f.bus.RemoteLedger().Register(t.Context(), p); err != nil {
 			t.Error(err)
