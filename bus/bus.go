@@ -151,7 +151,7 @@ func Open(ctx context.Context, c Config) (*Bus, error) {
 
 // connect dials and prepares the streams, again and again while that may help.
 func (b *Bus) connect(ctx context.Context, address string, options []nats.Option) error {
-	where := redact(address)
+	where := Redact(address)
 	for attempt := 0; ; attempt++ {
 		err := b.connectOnce(ctx, address, options)
 		if err == nil {
@@ -174,7 +174,7 @@ func (b *Bus) connectOnce(ctx context.Context, address string, options []nats.Op
 	if b.nc == nil {
 		nc, err := nats.Connect(address, options...)
 		if parse := (*url.Error)(nil); errors.As(err, &parse) {
-			parse.URL = redact(parse.URL) // it goes into logs
+			parse.URL = Redact(parse.URL) // it goes into logs
 		}
 		if err != nil {
 			return err
@@ -275,7 +275,7 @@ func (b *Bus) Address() string {
 	if connected := b.nc.ConnectedUrlRedacted(); connected != "" {
 		return connected
 	}
-	return redact(b.cfg.URL)
+	return Redact(b.cfg.URL)
 }
 
 // subject prefixes a subject with the farm's name.
@@ -286,7 +286,7 @@ func (b *Bus) limit() int { return int(min(b.nc.MaxPayload(), maxPayload)) - 8<<
 
 func (b *Bus) onDisconnect(nc *nats.Conn, err error) {
 	if err != nil { // nil: we closed it
-		b.log.Warn("NATS connection lost", "address", redact(b.cfg.URL), "err", err)
+		b.log.Warn("NATS connection lost", "address", Redact(b.cfg.URL), "err", err)
 	}
 }
 
@@ -302,7 +302,7 @@ func (b *Bus) onReconnect(nc *nats.Conn) {
 }
 
 func (b *Bus) onReconnectFailure(_ *nats.Conn, err error) {
-	b.log.Warn("NATS is not reachable, trying again", "address", redact(b.cfg.URL), "err", err)
+	b.log.Warn("NATS is not reachable, trying again", "address", Redact(b.cfg.URL), "err", err)
 }
 
 func (b *Bus) onAsyncError(_ *nats.Conn, sub *nats.Subscription, err error) {
@@ -322,8 +322,8 @@ func backoff(attempt int, first, most time.Duration) time.Duration {
 	return d - rand.N(d/4+1)
 }
 
-// redact takes user, password or token out of server addresses.
-func redact(addresses string) string {
+// Redact takes user, password or token out of server addresses.
+func Redact(addresses string) string {
 	list := strings.Split(addresses, ",")
 	for i, address := range list {
 		address = strings.TrimSpace(address)

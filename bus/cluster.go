@@ -60,7 +60,7 @@ func (c *Config) joinCluster(opts *server.Options) error {
 	for _, route := range c.Cluster.Routes {
 		address := strings.TrimPrefix(route, "nats://")
 		if host, port, err := net.SplitHostPort(address); err != nil || host == "" || port == "" {
-			return fmt.Errorf("bus: route %q: want host:port, such as coordinator-1:6222", redact(route))
+			return fmt.Errorf("bus: route %q: want host:port, such as coordinator-1:6222", Redact(route))
 		}
 		u := &url.URL{Scheme: "nats", Host: address}
 		if c.Secret != "" {

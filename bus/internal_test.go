@@ -89,8 +89,8 @@ func TestRedact(t *testing.T) {
 		"token@host:4222, tls://u:p@other:1": "host:4222,tls://other:1",
 		"nats://u:p@ss@host:4222":            "nats://host:4222",
 	} {
-		if got := redact(address); got != want {
-			t.Errorf("redact(%q) = %q, want %q", address, got, want)
+		if got := Redact(address); got != want {
+			t.Errorf("Redact(%q) = %q, want %q", address, got, want)
 		}
 	}
 }

@@ -74,7 +74,7 @@ func (s *settings) connect(p *program, data *dataDir, where storage, r role, wai
 	if s.nats == "" {
 		waiting("the embedded NATS server is starting")
 	} else {
-		waiting("NATS is not reached yet")
+		waiting("NATS at %s is not reached yet", bus.Redact(s.nats))
 	}
 	name := processName()
 	b, err := bus.Open(ctx, bus.Config{
