@@ -77,7 +77,7 @@ func TestDiskSharesLayers(t *testing.T) {
 	if larger.Key == disk.Key {
 		t.Error("a larger disk has the same key")
 	}
-	if got := disk.Reason(farm.SourceMiss); got != "no farm member has made the disk for linux/amd64 of these layers and this configuration with format 1" {
+	if got := disk.Reason(farm.SourceMiss); got != "no farm member has made the disk for linux/amd64 of these layers and this configuration with format 2" {
 		t.Errorf("%q", got)
 	}
 	alone := bakeDisk(t, strings.Replace(withDisk, "{oci: {}}, ", "", 1), context(), map[string][]recipe.LockedPackage{"linux/amd64+disk": machine})

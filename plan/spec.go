@@ -20,7 +20,7 @@ var Formats = map[farm.Kind]int{
 	farm.KindConfigure: 1,
 	farm.KindImage:     1,
 	farm.KindIndex:     1,
-	farm.KindDisk:      1,
+	farm.KindDisk:      2,
 }
 
 // ObserveSpec asks what the mirrors of a suite have now.

@@ -31,13 +31,12 @@ func main() {
 		say("is for the start of a machine: it wants to be process 1")
 		os.Exit(2)
 	}
-	if err := boot(started); err != nil {
-		say("can't go on: " + err.Error())
-		time.Sleep(time.Second) // for the console to drain
-		os.Exit(1)
-	}
+	say("can't go on: " + boot(started).Error())
+	time.Sleep(time.Second) // for the console to drain
+	os.Exit(1)
 }
 
+// boot hands over to the root's own init. It returns only when it can't.
 func boot(started time.Time) error {
 	for _, m := range []struct{ kind, at string }{{"devtmpfs", "/dev"}, {"proc", "/proc"}, {"sysfs", "/sys"}} {
 		if err := unix.Mount(m.kind, m.at, m.kind, unix.MS_NOSUID, ""); err != nil && !errors.Is(err, unix.EBUSY) {

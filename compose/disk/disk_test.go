@@ -259,7 +259,7 @@ func TestDisk(t *testing.T) {
 	}
 }
 
-const golden = "24499cc0a570ddf857826c2c95f29d548495ca2d4abf3a12a6259eeb56e1507b"
+const golden = "32cb9a6adc6876ef4999d7032e226a9016d01473ae84da37fb4e098063b8a52a"
 
 // Another app costs its own bytes and the counts.
 func TestAnotherApp(t *testing.T) {

@@ -226,7 +226,6 @@ type bake struct {
 	step   int
 	asked  bool     // whether what is reported is there: yes, but it was not recorded yet
 	hits   []string // keys of the action cache that it builds upon
-	parts  []imagestore.Part
 	blob   imagestore.Blob
 	failed bool
 	done   bool

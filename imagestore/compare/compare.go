@@ -164,14 +164,14 @@ func FilesOf(ctx context.Context, store imagestore.Reader, from, to *Image) (Fil
 	return diff(before, after, below), nil
 }
 
-// uncertain reports whether what a says can only be judged with what lies below both: a path that b says nothing of may
-// stand there, and what a removes may have.
-func (a *tree) uncertain(b *tree) bool {
-	if len(a.gone)+len(a.emptied) > 0 {
+// uncertain reports whether what t says can only be judged with what lies below both: a path that other says nothing of may
+// stand there, and what t removes may have.
+func (t *tree) uncertain(other *tree) bool {
+	if len(t.gone)+len(t.emptied) > 0 {
 		return true
 	}
-	for p := range a.entries {
-		if _, ok := b.entries[p]; !ok {
+	for p := range t.entries {
+		if _, ok := other.entries[p]; !ok {
 			return true
 		}
 	}

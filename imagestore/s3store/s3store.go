@@ -53,7 +53,7 @@ type Store struct {
 
 var _ imagestore.Store = (*Store)(nil)
 
-// ErrRefused: the service was reached and will not let this store use the bucket. Trying again does not help, other
+// ErrRefused says that the service was reached and will not let this store use the bucket. Trying again does not help, other
 // credentials or another bucket may.
 var ErrRefused = errors.New("refused")
 

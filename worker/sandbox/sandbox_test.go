@@ -205,7 +205,7 @@ func TestChangesAreALayer(t *testing.T) {
 func TestChangesHaveTheDirectoriesAboveThem(t *testing.T) {
 	r := open(t, sandbox.Config{})
 	root := debian(t, r, layer(archive(t, []tar.Header{
-		{Typeflag: tar.TypeDir, Name: "opt/", Mode: 0o750, Uid: 3}, {Typeflag: tar.TypeDir, Name: "opt/a/", Mode: 0o2770, Gid: 7},
+		{Typeflag: tar.TypeDir, Name: "opt/", Mode: 0o750, Gid: 3}, {Typeflag: tar.TypeDir, Name: "opt/a/", Mode: 0o2770, Gid: 7},
 		{Typeflag: tar.TypeDir, Name: "opt/b/", Mode: 0o755}, {Typeflag: tar.TypeDir, Name: "opt/c/", Mode: 0o755},
 	}, nil)))
 	script(t, root, `echo 1 >/opt/a/x; echo 2 >/opt/a/y; touch /opt/b/z; rm /opt/b/z; chmod 0700 /opt/c; echo 3 >/opt/c/x`)
@@ -218,7 +218,7 @@ func TestChangesHaveTheDirectoriesAboveThem(t *testing.T) {
 		t.Fatal(err)
 	}
 	equalLines(t, got, []string{
-		"opt 0750 3:0 true map[]", "opt/a 2770 0:7 true map[]", "opt/a/x 0644 0:7 false map[]", "opt/a/y 0644 0:7 false map[]",
+		"opt 0750 0:3 true map[]", "opt/a 2770 0:7 true map[]", "opt/a/x 0644 0:7 false map[]", "opt/a/y 0644 0:7 false map[]",
 		"opt/c 0700 0:0 false map[]", "opt/c/x 0644 0:0 false map[]",
 	})
 }

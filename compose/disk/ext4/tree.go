@@ -33,8 +33,7 @@ type node struct {
 	size   int64
 	links  int // names of what is no directory
 	device uint32
-	target string            // of a symbolic link
-	xattrs map[string]string // until they are encoded
+	target string // of a symbolic link
 
 	inline  []byte   // extended attributes in the inode
 	acl     int64    // block of extended attributes that don't fit there; 0: none

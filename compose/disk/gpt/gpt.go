@@ -160,7 +160,7 @@ func (t Table) header(b []byte, at, other, table, sectors int64, entries []byte)
 	le.PutUint32(b[16:], crc32.ChecksumIEEE(b[:headerSize]))
 }
 
-// ErrNoTable: the bytes are no GUID partition table, or a damaged one.
+// ErrNoTable says that the bytes are no GUID partition table, or a damaged one.
 var ErrNoTable = errors.New("no GUID partition table")
 
 // Decode reads the HeadSize bytes at the start of a disk, in the shape that Encode writes.
