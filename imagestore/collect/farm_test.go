@@ -297,8 +297,9 @@ func (b *bake) next() {
 	b.step++
 }
 
-// again begins anew: something has gone that it had relied on.
+// again begins anew: something has gone that it had relied on, or the janitor's catalog has not heard of it yet.
 func (b *bake) again() {
+	time.Sleep(time.Duration(b.tries) * time.Millisecond)
 	b.l.mu.Lock()
 	defer b.l.mu.Unlock()
 	b.step, b.asked, b.hits, b.blob = 0, false, nil, imagestore.Blob{}
