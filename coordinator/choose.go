@@ -35,7 +35,26 @@ func (a candidate) before(b candidate) int {
 
 // choose returns the shard of a class that is to run next: the one that was hinted at, or a more urgent one. Hints are
 // alike; each says no more than that there is work in its class. Empty: nothing is queued.
-func (c *Coordinator) choose(class, hinted string, refused []string) string {
+//
+// What is chosen counts as granted until chosen ends it: workers ask at the same time, and would all get the same answer.
+func (c *Coordinator) choose(class, hinted string, refused []string) (id string, chosen func()) {
+	c.choosing.Lock()
+	defer c.choosing.Unlock()
+	if id = c.best(class, hinted, refused); id == "" {
+		return "", nil
+	}
+	c.granting[id]++
+	return id, func() {
+		c.choosing.Lock()
+		defer c.choosing.Unlock()
+		if c.granting[id]--; c.granting[id] == 0 {
+			delete(c.granting, id)
+		}
+	}
+}
+
+// best is choose's decision. The caller holds choosing.
+func (c *Coordinator) best(class, hinted string, refused []string) string {
 	busy := map[string]int{}
 	now := time.Now()
 	queued := c.shards.pick(func(v *view[farm.Shard]) bool {
@@ -44,7 +63,7 @@ func (c *Coordinator) choose(class, hinted string, refused []string) string {
 				busy[c.team(bake)]++
 			}
 		}
-		return v.rec.State == farm.ShardQueued && v.rec.Class == class && !v.hinted.After(now) && !slices.Contains(refused, v.rec.ID)
+		return v.rec.State == farm.ShardQueued && v.rec.Class == class && !v.hinted.After(now) && c.granting[v.rec.ID] == 0 && !slices.Contains(refused, v.rec.ID)
 	})
 	best := candidate{}
 	for _, s := range queued {
@@ -64,7 +83,7 @@ func (c *Coordinator) choose(class, hinted string, refused []string) string {
 			best = a
 		}
 	}
-	if best.id == "" && !slices.Contains(refused, hinted) {
+	if best.id == "" && c.granting[hinted] == 0 && !slices.Contains(refused, hinted) {
 		return hinted // the mirror may not have it yet
 	}
 	return best.id

@@ -38,11 +38,13 @@ func (c *Coordinator) claim(ctx context.Context, req bus.ClaimRequest) (bus.Clai
 	var refused []string
 	reply := bus.ClaimReply{Reason: "nothing is queued", Gone: true}
 	for range maxChoices {
-		id := c.choose(hinted.Class, req.ShardID, refused)
+		id, chosen := c.choose(hinted.Class, req.ShardID, refused)
 		if id == "" {
 			break
 		}
-		if reply, err = c.grant(ctx, id, req.Worker); err != nil || reply.Granted {
+		reply, err = c.grant(ctx, id, req.Worker)
+		chosen()
+		if err != nil || reply.Granted {
 			return reply, err
 		}
 		refused = append(refused, id)

@@ -88,6 +88,9 @@ type Coordinator struct {
 	work    context.Context // of drives; nil: Run is not at work
 	drives  sync.WaitGroup
 	ready   chan struct{} // closed when Run serves
+
+	choosing sync.Mutex
+	granting map[string]int // shards that claims have chosen and not been granted yet
 }
 
 // New makes a coordinator that does nothing before Run.
@@ -101,6 +104,7 @@ func New(cfg Config) *Coordinator {
 		driving:  make(chan struct{}, driveAtOnce),
 		flights:  map[string]*flight{},
 		ready:    make(chan struct{}),
+		granting: map[string]int{},
 	}
 	c.events = &pump{bus: cfg.Bus, queue: make(chan farm.Event, pumpRoom), now: cfg.Now, lost: func(e farm.Event, err error) {
 		cfg.Log.Warn("event lost", "bake", e.Bake, "type", e.Type, "err", err)
