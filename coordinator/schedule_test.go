@@ -3,6 +3,7 @@ package coordinator_test
 import (
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -142,5 +143,44 @@ func TestWaitingForAWorker(t *testing.T) {
 	f.eventually("the bake waits again", func() bool { return waiting() != "" })
 	if reply, err := w.claim(t.Context(), hints[0].ShardID); err != nil || reply.Granted || !strings.Contains(reply.Reason, "draining") {
 		t.Errorf("%+v, %v", reply, err)
+	}
+}
+
+// Claims that come together are granted a shard each, as long as there are as many: none is told that nothing is queued.
+func TestClaimsTogether(t *testing.T) {
+	f := newFarm(t)
+	f.start()
+	const n = 24
+	for i := range n {
+		f.submit(f.named("team/app", fmt.Sprint("file ", i)))
+	}
+	var queued []farm.Shard
+	f.eventually("every bake has queued its shard", func() bool {
+		shards, err := f.bus.Shards.List(t.Context(), "")
+		queued = queued[:0]
+		for _, s := range shards {
+			queued = append(queued, s)
+		}
+		return err == nil && len(queued) == n
+	})
+	w := f.worker("w")
+	var mu sync.Mutex
+	granted := map[string]int{}
+	var claims sync.WaitGroup
+	for _, s := range queued {
+		claims.Go(func() {
+			reply, err := w.claim(t.Context(), s.ID)
+			if err != nil || !reply.Granted {
+				t.Errorf("%v, refused: %s", err, reply.Reason)
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			granted[reply.Task.ShardID]++
+		})
+	}
+	claims.Wait()
+	if len(granted) != n {
+		t.Errorf("%d shards were granted to %d claims", len(granted), n)
 	}
 }
