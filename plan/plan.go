@@ -247,8 +247,9 @@ func (b *builder) add(s Shard) digest.Digest {
 // suite have the same lowest layer, and another version of one added package leaves it alone. The user's own packages
 // are a third layer, over those. Where all packages are of one sort, there is one layer.
 //
-// Scripts run over all of them, and what they change is the uppermost layer: what one package's script changes may be
-// another's, and may depend on every package of the set.
+// Scripts run where packages are laid: those of the variant's over its layer, which makes one more layer that all images
+// of the suite have; then those of all other packages together over everything, as when apt installs them into a system
+// that is there. What one package's script changes may be another's, and may depend on every package of the set.
 func (b *builder) debian(os *recipe.LockedDebian, system string, urls func(recipe.LockedPackage) []string) (roles []string, layers []digest.Digest, err error) {
 	platform, _ := recipe.PlatformOf(system)
 	arch, err := DebArch(platform)
@@ -283,6 +284,12 @@ func (b *builder) debian(os *recipe.LockedDebian, system string, urls func(recip
 		spec := AssembleSpec{Role: role, OS: &AssembleOS{Suite: os.Suite, Arch: arch, Exclude: os.Exclude, Packages: s.packages, Below: below, Scripts: run}}
 		roles, layers = append(roles, role), append(layers, b.add(Assemble(spec, s.members)))
 	}
+	configured := 0 // layers
+	configure := func(variant bool) {
+		spec := ConfigureSpec{Arch: arch, Below: configured, Variant: variant}
+		roles, layers = append(roles, RoleScripts), append(layers, b.add(Configure(spec, slices.Clone(layers))))
+		configured = len(layers)
+	}
 	var whole set
 	for _, sort := range []struct {
 		role string
@@ -297,9 +304,12 @@ func (b *builder) debian(os *recipe.LockedDebian, system string, urls func(recip
 		}
 		whole = set{append(slices.Clip(whole.packages), sort.packages...), append(slices.Clip(whole.members), sort.members...)}
 		layer(sort.role, whole, below)
+		if run && len(whole.packages) == len(base.packages) {
+			configure(true)
+		}
 	}
-	if run && len(layers) > 0 {
-		roles, layers = append(roles, RoleScripts), append(layers, b.add(Configure(ConfigureSpec{Arch: arch}, slices.Clone(layers))))
+	if run && len(layers) > configured {
+		configure(false)
 	}
 	return roles, layers, nil
 }

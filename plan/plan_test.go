@@ -124,36 +124,54 @@ func TestGoldenKeys(t *testing.T) {
 // run is a recipe with maintainer scripts, which is the default.
 func run(text string) string { return strings.Replace(text, ", scripts: skip", "", 1) }
 
-// Scripts run over all layers of packages, on workers that can, and only they.
+// Scripts run over the variant's packages, and those of the others over all of them, on workers that can, and only they.
 func TestScriptsRun(t *testing.T) {
-	p := bake(t, run(demo), context(), inBase(packages, "libc6"))
 	skipped := map[digest.Digest]bool{}
 	for _, s := range bake(t, demo, context(), inBase(packages, "libc6")).Shards {
 		skipped[s.Key] = true
 	}
-	var systems []digest.Digest
-	for _, s := range p.Shards {
+	roles, layers := layersOf(t, bake(t, run(demo), context(), inBase(packages, "libc6")))
+	if !slices.Equal(roles, []string{RoleOS, RoleScripts, RolePackages, RoleScripts, RoleApp}) {
+		t.Fatalf("the image has %v", roles)
+	}
+	key := func(n int) (keys []digest.Digest) {
+		for _, s := range layers[:n] {
+			keys = append(keys, s.Key)
+		}
+		return keys
+	}
+	for i, s := range layers {
 		switch spec := s.Spec.(type) {
 		case AssembleSpec:
-			if spec.OS != nil {
-				systems = append(systems, s.Key)
-			}
 			if shared := skipped[s.Key]; shared != (spec.OS == nil) || spec.OS != nil && !spec.OS.Scripts {
 				t.Errorf("%s: shared with scripts: skip: %v", s.Label, shared)
 			}
 		case ConfigureSpec:
-			if s.Label != "configure amd64 system" || s.Class != "amd64.configure" || !slices.Equal(s.Deps, systems) {
-				t.Errorf("%+v, want it over %v", s, systems)
+			below := 0
+			if i == 3 {
+				below = 2
 			}
-			systems = append(systems, s.Key)
-		case ImageSpec:
-			if !slices.Equal(spec.Roles, []string{RoleOS, RolePackages, RoleScripts, RoleApp}) || !slices.Equal(s.Deps[:3], systems) {
-				t.Errorf("the image has %v", spec.Roles)
+			if s.Label != "configure amd64 system" || s.Class != "amd64.configure" || spec.Below != below || spec.Variant != (below == 0) || !slices.Equal(s.Deps, key(i)) {
+				t.Errorf("%+v, want it over %v", s, key(i))
 			}
-		default:
-			if !strings.HasPrefix(s.Class, "any.") {
-				t.Errorf("%s is of class %s", s.Label, s.Class)
-			}
+		}
+	}
+	for name, test := range map[string]struct {
+		packages []recipe.LockedPackage
+		roles    []string
+		below    int
+	}{
+		"nothing but variant": {inBase(packages, "libc6", "tzdata"), []string{RoleOS, RoleScripts, RoleApp}, 0},
+		"no variant":          {packages, []string{RoleOS, RoleScripts, RoleApp}, 0},
+	} {
+		roles, layers := layersOf(t, bake(t, run(demo), context(), test.packages))
+		if !slices.Equal(roles, test.roles) || layers[1].Spec.(ConfigureSpec).Below != test.below {
+			t.Errorf("%s: layers %v", name, roles)
+		}
+	}
+	for _, s := range bake(t, run(demo), context(), inBase(packages, "libc6")).Shards {
+		if _, scripts := s.Spec.(ConfigureSpec); !scripts && !strings.HasPrefix(s.Class, "any.") {
+			t.Errorf("%s is of class %s", s.Label, s.Class)
 		}
 	}
 	if l := Lock(parse(t, run(demo)), nil, nil); l.OS.Debian.Scripts != "run" || l.Formats[string(farm.KindConfigure)] == 0 {

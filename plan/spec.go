@@ -17,7 +17,7 @@ var Formats = map[farm.Kind]int{
 	farm.KindTrim:      1,
 	farm.KindCut:       1,
 	farm.KindAssemble:  2,
-	farm.KindConfigure: 1,
+	farm.KindConfigure: 2,
 	farm.KindImage:     1,
 	farm.KindIndex:     1,
 	farm.KindDisk:      2,
@@ -163,7 +163,7 @@ const (
 	RoleOS       = "os"       // packages: all of them, or those of the variant
 	RolePackages = "packages" // the packages beside the variant's, over the layer of these
 	RoleOwn      = "own"      // the user's own packages, over the layers of the others
-	RoleScripts  = "scripts"  // what the maintainer scripts of all packages changed
+	RoleScripts  = "scripts"  // what the maintainer scripts of the packages below changed, over the layers of these
 	RoleApp      = "app"
 )
 
@@ -208,6 +208,12 @@ type Layer struct {
 // dependencies (Layers, the lowest first) are the system.
 type ConfigureSpec struct {
 	Arch string `json:"arch"` // Debian architecture
+	// Below is how many of the first layers are a configured system already, what its scripts changed the last of them:
+	// only the packages over it are configured.
+	Below int `json:"below,omitempty"`
+	// Variant: the packages are the variant's. Where a recipe names one that excludes one of these, what others of them
+	// depend on is laid later.
+	Variant bool `json:"variant,omitempty"`
 }
 
 // ImageSpec asks for an OCI image over the Layers that its dependencies make.

@@ -5,14 +5,62 @@ umask 022
 cd /
 admin=/var/lib/dpkg
 
+# What is configured already. A directory whose owner or mode another layer has changed gets them back.
+keep() {
+	: >/tmp/configured
+	while read -r what name owner dir; do
+		case $what in
+		package) printf '%s\n' "$name" >>/tmp/configured ;;
+		dir) mode=$name && keep_dir ;;
+		esac
+	done
+}
+
+keep_dir() {
+	if test -d "$dir" && test "$(stat -c '%a %u:%g' "$dir")" != "$mode $owner"; then
+		chown "$owner" "$dir"
+		chmod "$mode" "$dir"
+	fi
+}
+
 # Packages that dpkg configures are marked as unpacked. dpkg marks them as installed again, and the file ends as it was.
 unmark() {
-	sed -i 's/^Status: install ok installed$/Status: install ok unpacked/' "$admin/status"
+	s='s/^Status: install ok installed$/Status: install ok unpacked/'
+	if test -s /tmp/configured; then
+		names=$(sed 's/[.+]/[&]/g' /tmp/configured | tr '\n' '|') # a pattern of extended regular expressions
+		sed -E -i "/^Package: (${names%|})\$/,/^\$/!$s" "$admin/status"
+		trigger
+	else
+		sed -i "$s" "$admin/status"
+	fi
+}
+
+# dpkg notes who is interested in a file when it unpacks it. Of packages that are configured with the others their postinst
+# takes care. File has lines "PATH PACKAGE" and "PATH PACKAGE/noawait".
+trigger() {
+	dpkg-query --show --showformat='${db:Status-Status} ${binary:Package}\n' | sed -n 's/^unpacked //p' >/tmp/unpacked
+	while read -r path interested; do
+		interested=${interested%/noawait}
+		if grep -qFx "${interested%:*}" /tmp/configured; then
+			trigger_by
+		fi
+	done <"$admin/triggers/File"
+}
+
+trigger_by() {
+	while read -r package; do
+		list="$admin/info/$package.list"
+		if grep -qFx "$path" "$list" || grep -qF "$path/" "$list"; then
+			dpkg-trigger --no-await --by-package="$package" "$path"
+			return
+		fi
+	done </tmp/unpacked
 }
 
 preinst() {
 	dpkg_version=$(dpkg-query --show --showformat='${Version}' dpkg)
-	dpkg-query --show --showformat='${binary:Package} ${Package} ${Architecture} ${Version}\n' >/tmp/packages
+	dpkg-query --show --showformat='${db:Status-Status} ${binary:Package} ${Package} ${Architecture} ${Version}\n' |
+		sed -n 's/^unpacked //p' >/tmp/packages
 	mkdir "$admin/tmp.ci"
 	only=base-passwd
 	each_preinst
@@ -65,14 +113,19 @@ unpack() {
 	rm /tmp/package.deb
 }
 
+force=
+incomplete() {
+	force=--force-depends
+}
+
 # By name, as far as dependencies allow: users and groups get their numbers in the order in which scripts ask for them, and
 # dpkg's own order changes with every package in the set.
 configure() {
 	unpacked=$(dpkg-query --show --showformat='${db:Status-Status} ${binary:Package}\n' | sed -n 's/^unpacked //p')
 	if test -n "$unpacked"; then
-		dpkg --force-unsafe-io --force-confold --abort-after=1 --configure $unpacked </dev/null
+		dpkg $force --force-unsafe-io --force-confold --abort-after=1 --configure $unpacked </dev/null
 	fi
-	dpkg --force-unsafe-io --force-confold --abort-after=1 --configure -a </dev/null
+	dpkg $force --force-unsafe-io --force-confold --abort-after=1 --configure -a </dev/null
 	left=$(dpkg --audit)
 	if test -n "$left"; then
 		printf '%s\n' "$left"

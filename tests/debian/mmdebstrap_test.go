@@ -2,28 +2,23 @@
 package debian
 
 import (
-	"archive/tar"
-	"compress/gzip"
-	"crypto/sha256"
-	"encoding/json"
-	"errors"
 	"flag"
-	"fmt"
-	"io"
 	"maps"
 	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
 
-var all = flag.Bool("all", false, "compare all sets of packages, which takes some minutes each")
+var (
+	all      = flag.Bool("all", false, "compare all sets of packages, which takes some minutes each")
+	packages = flag.String("packages", "", "compare this set of packages (\"cron vim\") and no other")
+	debs     = flag.String("debs", "", "directory in which the packages that mmdebstrap fetches are kept between runs")
+)
 
 // sets are compared; without -all the first.
 var sets = [][]string{
@@ -119,6 +114,9 @@ func TestSameAsMmdebstrap(t *testing.T) {
 	if *all {
 		chosen = sets
 	}
+	if *packages != "" {
+		chosen = [][]string{strings.Fields(*packages)}
+	}
 	f := start(t)
 	for _, packages := range chosen {
 		t.Run(strings.Join(packages, "+"), func(t *testing.T) {
@@ -156,70 +154,19 @@ func compare(t *testing.T, ours, theirs map[string]entry) {
 	}
 }
 
-// entry is what is compared of a path; comparable.
-type entry struct {
-	Type     byte
-	Mode     int64
-	UID, GID int
-	Link     string
-	Content  string // digest
-	Xattrs   string
-}
-
-// lay lays a tar over a tree, as a container engine does.
-func lay(tree map[string]entry, r io.Reader) error {
-	for entries := tar.NewReader(r); ; {
-		h, err := entries.Next()
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		p := path.Clean(h.Name)
-		if p == "." {
-			continue
-		}
-		e := entry{Type: h.Typeflag, Mode: h.Mode & 0o7777, UID: h.Uid, GID: h.Gid, Link: h.Linkname}
-		switch h.Typeflag {
-		case tar.TypeReg:
-			sum := sha256.New()
-			if _, err := io.Copy(sum, entries); err != nil {
-				return err
-			}
-			e.Content = fmt.Sprintf("%d bytes, %.8x", h.Size, sum.Sum(nil))
-		case tar.TypeLink:
-			e = tree[path.Clean(h.Linkname)] // another name of that file
-		}
-		for _, k := range slices.Sorted(maps.Keys(h.PAXRecords)) {
-			if name, is := strings.CutPrefix(k, "SCHILY.xattr."); is {
-				e.Xattrs += name + "=" + h.PAXRecords[k] + " "
-			}
-		}
-		name := path.Base(p)
-		switch gone, is := strings.CutPrefix(name, ".wh."); {
-		case name == ".wh..wh..opq":
-			dir := path.Dir(p) + "/"
-			maps.DeleteFunc(tree, func(q string, _ entry) bool { return strings.HasPrefix(q, dir) })
-		case is:
-			gone = path.Join(path.Dir(p), gone)
-			maps.DeleteFunc(tree, func(q string, _ entry) bool { return q == gone || strings.HasPrefix(q, gone+"/") })
-		default:
-			if have := tree[p]; have.Type == tar.TypeDir && e.Type != tar.TypeDir {
-				maps.DeleteFunc(tree, func(q string, _ entry) bool { return strings.HasPrefix(q, p+"/") })
-			}
-			tree[p] = e
-		}
-	}
-}
-
 // mmdebstrap makes a system of exactly these packages ("name=version") and returns its tree.
 func mmdebstrap(t *testing.T, packages []string) map[string]entry {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), "system.tar")
+	file := scratch(t, "mmdebstrap.tar")
 	began := time.Now()
-	args := []string{"--quiet", "--variant=minbase", "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
-		"--include=" + strings.Join(packages, ","), "bookworm", file}
+	args := []string{"--quiet"}
+	if *debs != "" {
+		args = append(args, "--skip=download/empty,essential/unlink",
+			"--setup-hook=mkdir -p \"$1\"/var/cache/apt/archives; cp -l "+*debs+"/*.deb \"$1\"/var/cache/apt/archives/ 2>/dev/null || cp "+*debs+"/*.deb \"$1\"/var/cache/apt/archives/ || true",
+			"--customize-hook=cp -n \"$1\"/var/cache/apt/archives/*.deb "+*debs+"/; rm -f \"$1\"/var/cache/apt/archives/*.deb")
+	}
+	args = append(args, "--variant=minbase", "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
+		"--include="+strings.Join(packages, ","), "bookworm", file)
 	sources, err := filepath.Glob("/etc/apt/sources.list.d/*")
 	if err != nil {
 		t.Fatal(err)
@@ -241,116 +188,4 @@ func mmdebstrap(t *testing.T, packages []string) map[string]entry {
 		t.Fatal(err)
 	}
 	return tree
-}
-
-// A farm of this machine's own apt sources.
-type farm struct{ program, dir, url string }
-
-func start(t *testing.T) *farm {
-	t.Helper()
-	dir := t.TempDir()
-	f := &farm{program: filepath.Join(dir, "bakefarm"), dir: dir}
-	build := exec.Command("go", "build", "-tags", "containers_image_openpgp", "-o", f.program, "bakefarm/cmd/bakefarm")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
-	cmd := exec.Command(f.program, "up", "--data", filepath.Join(dir, "farm"), "--listen", "127.0.0.1:0")
-	cmd.Env = append(os.Environ(), "BAKEFARM_DEBIAN_MIRROR=", "BAKEFARM_DEBIAN_KEYRING=", "BAKEFARM_S3=", "BAKEFARM_NATS=")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	out, err := cmd.StdoutPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Signal(os.Interrupt)
-		cmd.Wait()
-	})
-	line := make([]byte, 1000)
-	n, err := out.Read(line)
-	ready := regexp.MustCompile(`ready at (http://\S+)`).FindSubmatch(line[:n])
-	if ready == nil {
-		t.Fatalf("the farm said %q, %v", line[:n], err)
-	}
-	go io.Copy(io.Discard, out)
-	f.url = string(ready[1])
-	return f
-}
-
-// run runs a client command and returns what it prints.
-func (f *farm) run(t *testing.T, args ...string) []byte {
-	t.Helper()
-	cmd := exec.Command(f.program, args...)
-	var said strings.Builder
-	cmd.Dir, cmd.Env, cmd.Stderr = f.dir, append(os.Environ(), "BAKEFARM_SERVER="+f.url), &said
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("bakefarm %s: %v\n%s", strings.Join(args, " "), err, said.String())
-	}
-	return out
-}
-
-// bake bakes a system and returns its tree, and its packages by name and version.
-func (f *farm) bake(t *testing.T, packages []string) (map[string]entry, []string) {
-	t.Helper()
-	recipe := fmt.Sprintf("apiVersion: bakefarm/v1\nname: test/system\nos: {debian: {suite: bookworm, packages: [%s]}}\n", strings.Join(packages, ", "))
-	if err := os.WriteFile(filepath.Join(f.dir, "bakefarm.yaml"), []byte(recipe), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	decode := func(raw []byte, into any) {
-		t.Helper()
-		if err := json.Unmarshal(raw, into); err != nil {
-			t.Fatalf("%v: %s", err, raw)
-		}
-	}
-	began := time.Now()
-	var baked struct{ Images []struct{ Ref string } }
-	decode(f.run(t, "bake", "bakefarm.yaml", "-o", "json"), &baked)
-	t.Logf("bakefarm took %v", time.Since(began).Round(time.Second))
-	var lock struct {
-		OS struct {
-			Debian struct {
-				Platforms map[string][]struct{ Name, Version string }
-			}
-		}
-	}
-	decode(f.run(t, "lock", "bakefarm.yaml"), &lock)
-	var locked []string
-	for _, p := range lock.OS.Debian.Platforms["linux/amd64"] {
-		locked = append(locked, p.Name+"="+p.Version)
-	}
-
-	layout := filepath.Join(t.TempDir(), "oci")
-	f.run(t, "images", "pull", baked.Images[0].Ref, "--oci", layout)
-	read := func(name string, into any) {
-		t.Helper()
-		raw, err := os.ReadFile(filepath.Join(layout, name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		decode(raw, into)
-	}
-	blob := func(digest string) string { return "blobs/" + strings.Replace(digest, ":", "/", 1) }
-	var index struct{ Manifests []struct{ Digest string } }
-	read("index.json", &index)
-	var manifest struct{ Layers []struct{ Digest string } }
-	read(blob(index.Manifests[0].Digest), &manifest)
-	tree := map[string]entry{}
-	for _, l := range manifest.Layers {
-		file, err := os.Open(filepath.Join(layout, blob(l.Digest)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		z, err := gzip.NewReader(file)
-		if err == nil {
-			err = lay(tree, z)
-		}
-		if err := errors.Join(err, file.Close()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return tree, locked
 }

@@ -1,8 +1,10 @@
 package execute
 
 import (
+	"archive/tar"
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +17,7 @@ import (
 	"bakefarm/compose/deb"
 	"bakefarm/compose/scripts"
 	"bakefarm/plan"
+	"bakefarm/recipe"
 	"bakefarm/worker/sandbox"
 
 	"github.com/klauspost/compress/gzip"
@@ -55,16 +58,17 @@ func (l *layer) setAside(records []*deb.Record, below int, outputs []plan.Member
 	return laid, laidBelow, nil
 }
 
-// configure runs the maintainer scripts of a system, and makes a layer of what they changed.
+// configure runs the maintainer scripts of a system, or of the packages over one that is configured, and makes a layer of
+// what they changed.
 func configure(ctx context.Context, j *job, spec plan.ConfigureSpec) (plan.Layer, error) {
 	system, err := dependencies[plan.Layer](j)
 	if err != nil {
 		return plan.Layer{}, err
 	}
-	if len(system) == 0 {
-		return plan.Layer{}, errors.New("spec: no layers")
+	if spec.Below < 0 || spec.Below >= len(system) {
+		return plan.Layer{}, fmt.Errorf("spec: %d layers, %d of them configured", len(system), spec.Below)
 	}
-	c := &configuration{layer: &layer{job: j, w: j.Store.Begin(), own: map[digest.Digest][]byte{}}, system: system}
+	c := &configuration{layer: &layer{job: j, w: j.Store.Begin(), own: map[digest.Digest][]byte{}}, system: system, ConfigureSpec: spec}
 	some := 0
 	for _, l := range system {
 		some += l.Scripts
@@ -86,6 +90,7 @@ func configure(ctx context.Context, j *job, spec plan.ConfigureSpec) (plan.Layer
 // configuration is a system on its way.
 type configuration struct {
 	*layer
+	plan.ConfigureSpec
 	system []plan.Layer // the lowest first
 	date   int64        // Unix seconds, of the newest package
 }
@@ -148,17 +153,69 @@ func (c *configuration) scripts(ctx context.Context, root *sandbox.Root) error {
 		}
 		return err
 	}
-	if err := drive(nil, scripts.PhaseUnmark, scripts.PhasePreinst); err != nil {
+	configured, err := c.configured(ctx)
+	if err != nil {
 		return err
 	}
-	for _, l := range c.system {
+	if err := drive(strings.NewReader(configured), scripts.PhaseKeep, scripts.PhaseUnmark, scripts.PhasePreinst); err != nil {
+		return err
+	}
+	for _, l := range c.system[c.Below:] {
 		for _, m := range l.Unpack {
 			if err := c.unpack(ctx, m, drive); err != nil {
 				return err
 			}
 		}
 	}
+	if c.Variant {
+		return drive(nil, scripts.PhaseIncomplete, scripts.PhaseConfigure)
+	}
 	return drive(nil, scripts.PhaseConfigure)
+}
+
+// configured is what the Driver has to know of the system that is configured already.
+func (c *configuration) configured(ctx context.Context) (string, error) {
+	if c.Below == 0 {
+		return scripts.Configured(nil, nil), nil
+	}
+	var packages []recipe.LockedPackage
+	for _, l := range c.system[:c.Below] {
+		if l.Packages == "" {
+			continue
+		}
+		raw, err := c.piece(ctx, l.Packages, maxSpec)
+		if err == nil {
+			packages = nil
+			err = json.Unmarshal(raw, &packages)
+		}
+		if err != nil {
+			return "", fmt.Errorf("packages of layer %s: %w", l.Digest, err)
+		}
+	}
+	names := make([]string, len(packages))
+	for i, p := range packages {
+		names[i] = p.Name
+	}
+	dirs, err := c.dirs(ctx, c.system[c.Below-1])
+	return scripts.Configured(names, dirs), err
+}
+
+// dirs are the directories that a layer has entries of.
+func (j *job) dirs(ctx context.Context, l plan.Layer) (dirs []compose.Entry, err error) {
+	rc, err := j.open(ctx, l)
+	if err != nil {
+		return nil, err
+	}
+	for entries := tar.NewReader(rc); err == nil; {
+		var h *tar.Header
+		if h, err = entries.Next(); err == nil && h.Typeflag == tar.TypeDir {
+			dirs = append(dirs, compose.EntryOf(h))
+		}
+	}
+	if err != io.EOF {
+		return nil, errors.Join(fmt.Errorf("layer %s: %w", l.Digest, err), rc.Close())
+	}
+	return dirs, rc.Close()
 }
 
 // unpack has dpkg unpack a package, which is made again of its record and its member.

@@ -25,7 +25,7 @@ var tools = map[string][]string{
 	"dash": {"sh"},
 	"dpkg": {"dpkg", "dpkg-deb", "dpkg-divert", "dpkg-query", "dpkg-split", "dpkg-statoverride", "dpkg-trigger"},
 	"tools": {"cat", "chmod", "chown", "cp", "date", "diff", "grep", "id", "ldconfig", "ln", "ls", "mkdir", "mv", "rm", "rmdir",
-		"sed", "sleep", "tar", "touch"},
+		"sed", "sleep", "stat", "tar", "touch", "tr"},
 }
 
 // toolsOf makes packages of this machine's programs and the libraries that they need.
@@ -241,6 +241,64 @@ func asOrdinaryUser(t *testing.T, args ...string) string {
 		t.Errorf("as %s: %v", name, err)
 	}
 	return string(out)
+}
+
+// TestScriptsRunOverAConfiguredSystem: the scripts of packages that are added to a system run over it as that was left,
+// and the system's own do not run again, but for what they want to be told.
+func TestScriptsRunOverAConfiguredSystem(t *testing.T) {
+	record := `echo "$DPKG_MAINTSCRIPT_PACKAGE $DPKG_MAINTSCRIPT_NAME $*" >>/calls` + "\n"
+	base := append(toolsOf(t), debtest.Package{
+		Name: "keeper", Entries: []debtest.Entry{{Name: "./srv/"}, {Name: "./srv/kept dir/"}, {Name: "./usr/"}, {Name: "./usr/bin/"}, {Name: "./usr/bin/tool", Content: "base", Mode: 0o755}},
+		Control: map[string]string{
+			"triggers": "interest-noawait /usr/share/noted\ninterest-noawait poke\n",
+			"postinst": "#!/bin/sh\nset -e\n" + record + `if test "$1" = configure; then chmod 2775 "/srv/kept dir"; chown 7:8 "/srv/kept dir"; rm /usr/bin/tool; date >/var/log/x; fi`,
+		},
+	})
+	added := []debtest.Package{
+		{Name: "added", Entries: []debtest.Entry{{Name: "./srv/"}, {Name: "./srv/kept dir/"}, {Name: "./srv/kept dir/file", Content: "f"},
+			{Name: "./usr/"}, {Name: "./usr/share/"}, {Name: "./usr/share/noted/"}, {Name: "./usr/share/noted/it", Content: "n"}}, Control: map[string]string{
+			"preinst":  "#!/bin/sh\nset -e\ntest ! -e /usr/bin/tool\n" + record,
+			"postinst": "#!/bin/sh\nset -e\n" + record,
+		}},
+		{Name: "noted-not", Entries: []debtest.Entry{{Name: "./usr/"}, {Name: "./usr/share/"}, {Name: "./usr/share/noted-not", Content: "n"}}},
+	}
+	byName := func(a, b debtest.Package) int { return strings.Compare(a.Name, b.Name) }
+	slices.SortFunc(base, byName)
+	b := newBench(t, newStore(t))
+	b.withSandbox()
+	below, changes, err := b.bakeScripts(base...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec, members := b.specOf(append(base, added...)...)
+	spec.Role, spec.OS.Scripts, spec.OS.Below = plan.RolePackages, true, len(base)
+	var upper, last plan.Layer
+	b.must(farm.KindAssemble, spec, &upper, members...)
+	b.must(farm.KindConfigure, plan.ConfigureSpec{Arch: "amd64", Below: 2}, &last, below, changes, upper)
+	got := b.layer(last)
+	if want := "keeper postinst configure \nadded preinst install\nadded postinst configure \nkeeper postinst triggered /usr/share/noted\n"; got["calls"].content != want {
+		t.Errorf("calls:\n%swant:\n%s", got["calls"].content, want)
+	}
+	if e := got["srv/kept dir"]; e.Header == nil || e.Mode != 0o2775 || e.Uid != 7 || e.Gid != 8 {
+		t.Errorf("the directory is %+v", e.Header)
+	}
+	if status := got["var/lib/dpkg/status"]; status.Header != nil {
+		t.Errorf("the status is another one:\n%s", status.content)
+	}
+	for path := range got {
+		if strings.HasPrefix(path, "usr/") {
+			t.Errorf("the layer has %s", path)
+		}
+	}
+	b.must(farm.KindAssemble, spec, &upper, members...)
+	var again plan.Layer
+	b.must(farm.KindConfigure, plan.ConfigureSpec{Arch: "amd64", Below: 2}, &again, below, changes, upper)
+	if !reflect.DeepEqual(again, last) {
+		t.Errorf("made again: %+v, not %+v", again, last)
+	}
+	if err := b.run(farm.KindConfigure, plan.ConfigureSpec{Arch: "amd64", Below: 3}, nil, below, changes, upper); err == nil {
+		t.Error("all layers are configured, and yet there is something to do")
+	}
 }
 
 func TestScriptsFail(t *testing.T) {
