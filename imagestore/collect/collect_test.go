@@ -97,20 +97,20 @@ func TestRepack(t *testing.T) {
 func TestOrphans(t *testing.T) {
 	l := newLittle(t, nil)
 	w := l.worker.store.Begin()
-	for i := range 3 { // enough to be uploaded early
+	const packs = 3
+	for i := range packs { // each is enough to be uploaded early
 		_, err := w.Put(t.Context(), storetest.Bytes(uint64(i), 12<<20))
 		l.must(err)
 	}
 	deadline := time.Now().Add(10 * time.Second)
-	for l.objects() == 0 && time.Now().Before(deadline) {
+	for l.objects() < packs && time.Now().Before(deadline) {
 		time.Sleep(10 * time.Millisecond)
 	}
-	n := l.objects()
-	if r := l.collect(); r.Orphans != 0 || n == 0 {
-		t.Fatalf("%d objects; %+v", n, r)
+	if r := l.collect(); r.Orphans != 0 || l.objects() != packs {
+		t.Fatalf("%d objects; %+v", l.objects(), r)
 	}
 	l.pass(49 * time.Hour)
-	if r := l.collect(); r.Orphans != n || l.objects() != 0 {
+	if r := l.collect(); r.Orphans != packs || l.objects() != 0 {
 		t.Fatalf("%+v; %d objects", r, l.objects())
 	}
 }
