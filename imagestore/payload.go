@@ -17,7 +17,7 @@ func ReadAll(ctx context.Context, r Reader, d digest.Digest, max int64) ([]byte,
 	if err != nil {
 		return nil, err
 	}
-	data, err := io.ReadAll(io.LimitReader(rc, max+1))
+	data, err := readAll(rc, max+1)
 	if cerr := rc.Close(); err == nil {
 		err = cerr
 	}
@@ -28,6 +28,23 @@ func ReadAll(ctx context.Context, r Reader, d digest.Digest, max int64) ([]byte,
 		return nil, fmt.Errorf("read %s: more than the %d bytes that are allowed here", d, max)
 	}
 	return data, nil
+}
+
+// Sized is what a reader may have that knows how many bytes are left to read; -1 when it does not.
+type Sized interface{ Len() int64 }
+
+// readAll reads at most so many bytes. For a reader that is Sized, as a Store's are, it makes just the room that it needs.
+func readAll(r io.Reader, most int64) ([]byte, error) {
+	left := int64(-1)
+	if sized, ok := r.(Sized); ok {
+		left = sized.Len()
+	}
+	if left < 0 {
+		return io.ReadAll(io.LimitReader(r, most))
+	}
+	data := make([]byte, min(left, most))
+	_, err := io.ReadFull(r, data)
+	return data, err
 }
 
 // StorePayload encodes v as JSON, and puts it into the store if it is too large to stand inline. The payload may be used

@@ -159,7 +159,7 @@ func (s *Store) Open(ctx context.Context, d digest.Digest, offset, n int64) (io.
 		if err != nil {
 			return nil, err
 		}
-		return io.NopCloser(bytes.NewReader(data[from:to])), nil
+		return memoryReader{bytes.NewReader(data[from:to])}, nil
 	}
 	b, l, err := s.stat(ctx, d)
 	if err != nil {
@@ -170,13 +170,13 @@ func (s *Store) Open(ctx context.Context, d digest.Digest, offset, n int64) (io.
 		return nil, err
 	}
 	if !l.Composite {
-		return newBlobReader(ctx, s, plan([]segment{{wanted{d, l}, from, to}})), nil
+		return newBlobReader(ctx, s, []segment{{wanted{d, l}, from, to}}), nil
 	}
 	segments, err := s.segments(ctx, b, from, to)
 	if err != nil {
 		return nil, err
 	}
-	return newBlobReader(ctx, s, plan(segments)), nil
+	return newBlobReader(ctx, s, segments), nil
 }
 
 // span checks a range and clamps it to the blob's size.

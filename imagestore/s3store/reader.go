@@ -1,6 +1,7 @@
 package s3store
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -87,6 +88,7 @@ type blobReader struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
+	left  int64 // bytes that were not given out yet
 	todo  []run
 	ahead []*fetched
 	bytes int64 // in ahead
@@ -95,9 +97,13 @@ type blobReader struct {
 	err     error
 }
 
-func newBlobReader(ctx context.Context, s *Store, runs []run) *blobReader {
+// newBlobReader begins to read segments.
+func newBlobReader(ctx context.Context, s *Store, segments []segment) *blobReader {
 	ctx, cancel := context.WithCancel(ctx)
-	r := &blobReader{s: s, ctx: ctx, cancel: cancel, todo: runs}
+	r := &blobReader{s: s, ctx: ctx, cancel: cancel, todo: plan(segments)}
+	for _, g := range segments {
+		r.left += g.to - g.from
+	}
 	r.fill()
 	return r
 }
@@ -200,6 +206,7 @@ func (r *blobReader) next() ([]byte, error) {
 
 // took says that n of the bytes that next gave were used.
 func (r *blobReader) took(n int) {
+	r.left -= int64(n)
 	if c := r.current; c.hole > 0 {
 		c.hole -= int64(n)
 	} else {
@@ -214,6 +221,9 @@ func (r *blobReader) release() {
 	}
 	r.current = nil
 }
+
+// Len is how many bytes are left to read.
+func (r *blobReader) Len() int64 { return r.left }
 
 func (r *blobReader) Read(p []byte) (int, error) {
 	if len(p) == 0 {
@@ -261,4 +271,16 @@ func (r *blobReader) Close() error {
 }
 
 var _ imagestore.Reader = (*Store)(nil)
-var _ io.WriterTo = (*blobReader)(nil)
+var (
+	_ io.WriterTo      = (*blobReader)(nil)
+	_ imagestore.Sized = (*blobReader)(nil)
+	_ imagestore.Sized = memoryReader{}
+)
+
+// memoryReader reads bytes that are in memory.
+type memoryReader struct{ *bytes.Reader }
+
+// Len is how many bytes are left to read.
+func (r memoryReader) Len() int64 { return int64(r.Reader.Len()) }
+
+func (memoryReader) Close() error { return nil }

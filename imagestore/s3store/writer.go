@@ -58,30 +58,11 @@ func (w *Writer) PutAs(ctx context.Context, d digest.Digest, data []byte) (image
 	if _, ok := w.held[k]; ok {
 		return part, nil
 	}
-	stored, err := w.stored(ctx, k)
-	if err != nil {
+	if err := w.keep(ctx, item{digest: part.Digest, data: bytes.Clone(data)}); err != nil {
 		return imagestore.Part{}, fmt.Errorf("put %s: %w", part.Digest, err)
-	}
-	if !stored {
-		if err := w.keep(ctx, item{digest: part.Digest, data: bytes.Clone(data)}); err != nil {
-			return imagestore.Part{}, fmt.Errorf("put %s: %w", part.Digest, err)
-		}
 	}
 	w.held[k] = part.Size
 	return part, nil
-}
-
-// stored reports whether the item need not be stored: because a live pack has it, or one that is in flight.
-func (w *Writer) stored(ctx context.Context, k key) (bool, error) {
-	if b := w.s.packer.inFlight(k); b != nil {
-		w.dependOn(b)
-		return true, nil
-	}
-	locs, err := w.s.locator.Locate(ctx, []digest.Digest{k.digest})
-	if err != nil {
-		return false, err
-	}
-	return has(locs[0], k.composite), nil
 }
 
 // has reports whether what lies at l is what would be stored. A piece is readable as a blob, but not the other way round
@@ -97,8 +78,13 @@ func (w *Writer) dependOn(b *batch) {
 	w.after[b] = true
 }
 
-// keep adds an item to those of the next commit, and uploads these if they have become many.
+// keep adds an item to those of the next commit, unless another Writer's that has it is on its way, and uploads these if
+// they have become many. Which of them the store has already is asked for all together, before they are uploaded.
 func (w *Writer) keep(ctx context.Context, it item) error {
+	if b := w.s.packer.inFlight(it.key()); b != nil {
+		w.dependOn(b)
+		return nil
+	}
 	n := int64(len(it.data))
 	if w.bytes+n > imagestore.MaxPack || len(w.items) == maxEntries {
 		if err := w.flush(ctx); err != nil {
@@ -112,15 +98,25 @@ func (w *Writer) keep(ctx context.Context, it item) error {
 	return nil
 }
 
-// flush uploads the Writer's items in a pack of its own, to be registered at Commit.
+// flush uploads those of the Writer's items that the store lacks in a pack of its own, to be registered at Commit.
 func (w *Writer) flush(ctx context.Context) error {
-	b := newBatch()
-	// What is remembered is held until Commit: of the small ones there may be hundreds, each a request to read back.
-	b.items, b.size, b.fresh = w.items, w.bytes, w.s.fresh(w.items, cacheItem)
-	if err := w.s.packer.uploadEarly(ctx, b); err != nil {
+	items, err := w.missing(ctx)
+	if err != nil {
 		return w.fail(err)
 	}
 	w.items, w.bytes = nil, 0
+	if len(items) == 0 {
+		return nil
+	}
+	b := newBatch()
+	for _, it := range items {
+		b.add(it)
+	}
+	// What is remembered is held until Commit: of the small ones there may be hundreds, each a request to read back.
+	b.fresh = w.s.fresh(items, cacheItem)
+	if err := w.s.packer.uploadEarly(ctx, b); err != nil {
+		return w.fail(err)
+	}
 	w.early = append(w.early, b)
 	return nil
 }
@@ -153,14 +149,8 @@ func (w *Writer) Compose(ctx context.Context, b imagestore.Blob) error {
 	if _, ok := w.held[k]; ok {
 		return nil
 	}
-	stored, err := w.stored(ctx, k)
-	if err != nil {
+	if err := w.keep(ctx, item{digest: b.Digest, piece: imagestore.SumOf(data).Digest(), data: data}); err != nil {
 		return fmt.Errorf("compose %s: %w", b.Digest, err)
-	}
-	if !stored {
-		if err := w.keep(ctx, item{digest: b.Digest, piece: imagestore.SumOf(data).Digest(), data: data}); err != nil {
-			return fmt.Errorf("compose %s: %w", b.Digest, err)
-		}
 	}
 	w.held[k] = b.Size
 	return nil
@@ -260,7 +250,7 @@ func (w *Writer) commit(ctx context.Context) error {
 	return nil
 }
 
-// missing drops the items that another Writer has committed since they were put.
+// missing are the items that no live pack has.
 func (w *Writer) missing(ctx context.Context) ([]item, error) {
 	if len(w.items) == 0 {
 		return nil, nil

@@ -11,7 +11,7 @@ import (
 // What was just made is wanted next, and the bake that made it is waited for: so entries stay in memory at first, and go
 // to disk a little later. What does not fit goes there at once.
 const (
-	freshBudget = 16 << 20 // bytes of blocks that wait
+	freshBudget = 32 << 20 // bytes of blocks that wait
 	freshFor    = time.Second
 )
 

@@ -85,6 +85,14 @@ func (r watchedReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Len keeps what the reader offers to imagestore.ReadAll.
+func (r watchedReader) Len() int64 {
+	if sized, ok := r.rc.(imagestore.Sized); ok {
+		return sized.Len()
+	}
+	return -1
+}
+
 func (r watchedReader) Close() error { return trouble(r.rc.Close()) }
 
 type watchedWriter struct{ w imagestore.Writer }
