@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"bakefarm/api/possession"
 	"bakefarm/api/usage"
 	"bakefarm/bus"
 	"bakefarm/imagestore"
@@ -40,6 +41,7 @@ type Config struct {
 type API struct {
 	Config
 	bakes   *index
+	book    *possession.Book    // of what repositories have shown to have
 	intake  *semaphore.Weighted // bytes of request bodies that are held in memory
 	probe   coordinatorProbe
 	huma    huma.API
@@ -63,6 +65,7 @@ func New(c Config) (*API, error) {
 	a := &API{
 		Config: c,
 		bakes:  newIndex(c.Bus.Bakes, c.Log),
+		book:   possession.New(c.Bus.Possessions, c.Store),
 		intake: semaphore.NewWeighted(intakeBytes),
 		probe:  coordinatorProbe{bus: c.Bus},
 	}

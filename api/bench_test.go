@@ -36,7 +36,7 @@ func BenchmarkUpload(b *testing.B) {
 			body = append(body, frame(apitest.Noise(n*chunks+i, recipe.ChunkSize))...)
 		}
 		b.StartTimer()
-		if a := s.send("POST", "/v1/chunks", body, "Content-Type", api.ChunksType); a.status != 204 {
+		if a := s.send("POST", chunksPath, body, "Content-Type", api.ChunksType); a.status != 204 {
 			b.Fatalf("%d %s", a.status, a.raw)
 		}
 	}

@@ -10,9 +10,12 @@ import (
 	"net/http"
 	"time"
 
+	"bakefarm/api/possession"
+	"bakefarm/farm"
 	"bakefarm/imagestore"
 	"bakefarm/recipe"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -24,7 +27,10 @@ const (
 	frameHead     = 32 + 4         // bytes before a chunk's own
 )
 
-type chunksInput struct{ streamed }
+type chunksInput struct {
+	Name string `query:"name" maxLength:"512" doc:"Of the image whose bake needs the chunks: only bakes of this name may use them then"`
+	streamed
+}
 
 type nothing struct{}
 
@@ -34,10 +40,51 @@ func (a *API) routeChunks() {
 	op.Description = "Chunks are verified one by one and kept in groups, so that a request that breaks off has not been in vain: post the bake again to learn what is still missing."
 	route(a, op, func(ctx context.Context, in *chunksInput) (*struct{}, error) { return nil, a.takeChunks(ctx, in) })
 	describe[nothing](a, op, ChunksType, "Any number of frames: the 32 bytes of a chunk's sha256, its length as 4 bytes big-endian (1 to 4 MiB), its bytes")
+
+	op = post("prove-chunks", "/v1/proofs", "bakes", "Prove to have chunks that the store may have already", 422)
+	op.MaxBodyBytes = 4 << 20
+	op.Description = "Instead of sending them. What the store does not have, or what is proven wrongly, is not in the answer: send it."
+	route(a, op, a.takeProofs)
+}
+
+// proofRoom is what the verification of one request's proofs may hold in memory.
+const proofRoom = 4 * recipe.ChunkSize
+
+func (a *API) takeProofs(ctx context.Context, in *struct{ Body ProofRequest }) (*body[Proven], error) {
+	if err := farm.ValidateName(in.Body.Name); err != nil {
+		return nil, at("body.name", err)
+	}
+	proofs := make([]possession.Proof, len(in.Body.Proofs))
+	for i, p := range in.Body.Proofs {
+		sum, err := imagestore.ParseDigest(p.Chunk)
+		if err != nil {
+			return nil, at(fmt.Sprintf("body.proofs[%d].chunk", i), err)
+		}
+		proofs[i] = possession.Proof{Chunk: sum, MAC: p.MAC}
+	}
+	if err := a.intake.Acquire(ctx, proofRoom); err != nil {
+		return nil, err
+	}
+	defer a.intake.Release(proofRoom)
+	proven, err := a.book.Prove(ctx, in.Body.Name, in.Body.Challenge, proofs)
+	if errors.Is(err, possession.ErrChallenge) {
+		return nil, at("body.challenge", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	answer := Proven{Proven: make([]digest.Digest, len(proven))}
+	for i, sum := range proven {
+		answer.Proven[i] = sum.Digest()
+	}
+	return &body[Proven]{answer}, nil
 }
 
 // takeChunks stores the chunks of a request's body. While one group of them is being committed, the next is read.
 func (a *API) takeChunks(ctx context.Context, in *chunksInput) (err error) {
+	if err := farm.ValidateName(in.Name); err != nil {
+		return at("query.name", fmt.Errorf("name: %w: it says for which image the chunks are, ?name=shop%%2Fcheckout", err))
+	}
 	body, err := in.open(ChunksType, recipe.MaxContextBytes)
 	if err != nil {
 		return err
@@ -48,7 +95,8 @@ func (a *API) takeChunks(ctx context.Context, in *chunksInput) (err error) {
 	defer a.intake.Release(chunkRoom)
 	commits, ctx := errgroup.WithContext(ctx)
 	commits.SetLimit(1)
-	defer func() { // what is being committed is waited for, whatever happened
+	keep := context.WithoutCancel(ctx) // what has come is kept, also when the client goes: it need not send it again
+	defer func() {                     // what is being committed is waited for, whatever happened
 		if cerr := commits.Wait(); cerr != nil {
 			err = cerr
 		}
@@ -56,11 +104,17 @@ func (a *API) takeChunks(ctx context.Context, in *chunksInput) (err error) {
 	reader := bufio.NewReaderSize(body, 256<<10)
 	chunk := make([]byte, recipe.ChunkSize)
 	w, held := a.Store.Begin(), 0
+	var sums []imagestore.Sum
 	commit := func() {
 		if held > 0 {
-			full := w
-			commits.Go(func() error { return full.Commit(ctx) })
-			w, held = a.Store.Begin(), 0
+			full, sent := w, sums
+			commits.Go(func() error {
+				if err := full.Commit(keep); err != nil {
+					return err
+				}
+				return a.book.Sent(keep, in.Name, sent)
+			})
+			w, held, sums = a.Store.Begin(), 0, nil
 		}
 	}
 	for n := 0; ; n++ {
@@ -78,6 +132,7 @@ func (a *API) takeChunks(ctx context.Context, in *chunksInput) (err error) {
 		if _, err := w.PutAs(ctx, sum.Digest(), chunk[:size]); err != nil {
 			return err
 		}
+		sums = append(sums, sum)
 		if held += size; held >= chunkGroup {
 			commit()
 		}

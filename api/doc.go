@@ -4,7 +4,7 @@
 // It holds no truth. What it shows comes from the bus's buckets, the catalog and the store; what changes something travels
 // over the bus to a coordinator or to deploy, and is idempotent there. Any number of APIs may serve one farm.
 //
-//	POST /v1/bakes ──▶ text and manifest become pieces ──▶ chunks missing? 409, POST /v1/chunks, again
+//	POST /v1/bakes ──▶ text and manifest become pieces ──▶ chunks not sent for this name? 409, POST /v1/chunks, again
 //	                                                   └─▶ submission (Idempotency-Key) ──▶ bus.SubmitBake
 //
 // Errors of every kind become RFC 9457 problems at one edge (problem.go). Everything that comes in is bounded: bodies,

@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -222,18 +224,23 @@ func TestEventsFromLog(t *testing.T) {
 
 // proxy hands requests on to the API and cuts each event stream after some bytes.
 func (s *service) proxy(cut int) *client.Client {
+	return s.through(func(w http.ResponseWriter, r *http.Request, hand http.Handler) {
+		if strings.HasSuffix(r.URL.Path, "/events") {
+			w = &cutWriter{w, cut}
+		}
+		hand.ServeHTTP(w, r)
+	})
+}
+
+// through is a client whose requests pass through serve on their way to the API, hand.
+func (s *service) through(serve func(w http.ResponseWriter, r *http.Request, hand http.Handler)) *client.Client {
 	s.t.Helper()
 	target, err := url.Parse(s.server.URL)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	hand := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }, FlushInterval: -1, ErrorLog: nil}
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasSuffix(r.URL.Path, "/events") {
-			w = &cutWriter{w, cut}
-		}
-		hand.ServeHTTP(w, r)
-	}))
+	hand := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }, FlushInterval: -1, ErrorLog: log.New(io.Discard, "", 0)}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { serve(w, r, hand) }))
 	s.t.Cleanup(server.Close)
 	c, err := client.New(server.URL, "")
 	if err != nil {

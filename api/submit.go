@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
 	"time"
 
@@ -45,7 +46,7 @@ type submitOutput struct {
 func (a *API) routeSubmit() {
 	op := post("submit-bake", "/v1/bakes", "bakes", "Ask for a bake", 400, 409, 413, 415, 422)
 	op.DefaultStatus = http.StatusCreated
-	op.Description = "Answers 201 with a new bake, and 200 when the Idempotency-Key has it already. While the store lacks chunks of the context the answer is 409 with a problem of type " +
+	op.Description = "Answers 201 with a new bake, and 200 when the Idempotency-Key has it already. While there are chunks of the context that were not sent for this image's name, or that the store has no longer, the answer is 409 with a problem of type " +
 		ProblemMissing + ", which lists them. The body may be gzip (Content-Encoding)."
 	op.Responses = map[string]*huma.Response{
 		"200": {Description: "The bake that was accepted under this key before", Content: map[string]*huma.MediaType{
@@ -61,6 +62,7 @@ func (a *API) routeSubmit() {
 
 // submission is a request that has been read and found to be in order.
 type submission struct {
+	name                         string // the repository
 	file                         string
 	recipe, manifest             []byte
 	recipeAt                     digest.Digest
@@ -168,14 +170,15 @@ func readSubmission(raw []byte) (*submission, error) {
 	case r.File == "":
 		r.File = "recipe"
 	}
-	if _, err := recipe.Parse(r.File, []byte(r.Recipe), r.Set...); err != nil {
+	parsed, err := recipe.Parse(r.File, []byte(r.Recipe), r.Set...)
+	if err != nil {
 		return nil, err
 	}
 	if string(r.Lock) == "null" {
 		r.Lock = nil
 	}
 	s := &submission{
-		file: r.File, recipe: []byte(r.Recipe), recipeAt: digest.FromString(r.Recipe),
+		name: parsed.Name, file: r.File, recipe: []byte(r.Recipe), recipeAt: digest.FromString(r.Recipe),
 		set: r.Set, rebake: r.Rebake, lockOnly: r.LockOnly, background: r.Background, update: r.Update,
 	}
 	if len(r.Lock) > 0 {
@@ -258,9 +261,13 @@ func (a *API) remember(ctx context.Context, key string, s *submission) (id strin
 	return id, true, err
 }
 
-// upload stores the recipe's text and the manifest, if the store has all chunks; else it is a problem that lists those
-// that it lacks.
+// upload stores the recipe's text and the manifest, if the repository has shown to have all chunks and the store has them;
+// else it is a problem that lists those that are to be sent, or proven.
 func (a *API) upload(ctx context.Context, s *submission) error {
+	held, err := a.book.Holds(ctx, s.name, s.manifestAt, s.chunks)
+	if err != nil {
+		return err
+	}
 	ask := append([]digest.Digest{s.recipeAt}, s.chunks...)
 	for _, d := range []digest.Digest{s.manifestAt, s.lockAt} {
 		if d != "" {
@@ -271,29 +278,51 @@ func (a *API) upload(ctx context.Context, s *submission) error {
 	if err != nil {
 		return err
 	}
-	var missing []digest.Digest
-	for i, c := range s.chunks {
-		if !have[1+i] {
-			missing = append(missing, c)
+	missing := held.Missing
+	if slices.Contains(have[1:1+len(s.chunks)], false) {
+		unshown := make(map[digest.Digest]bool, len(missing))
+		for _, c := range missing {
+			unshown[c] = true
+		}
+		missing = nil
+		for i, c := range s.chunks {
+			if !have[1+i] || unshown[c] {
+				missing = append(missing, c)
+			}
 		}
 	}
 	if len(missing) > 0 {
-		return &problem{Problem: Problem{
-			Type: ProblemMissing, Status: http.StatusConflict, Missing: missing,
-			Detail: fmt.Sprintf("the store lacks %d of the context's %d chunks: POST them to /v1/chunks, then post the bake again", len(missing), len(s.chunks)),
-		}}
+		return a.missing(ctx, s, missing)
 	}
-	if have[0] && !slices.Contains(have[1+len(s.chunks):], false) {
-		return nil
-	}
-	w := a.Store.Begin()
-	for _, piece := range [][]byte{s.recipe, s.manifest, s.lock} {
-		if len(piece) == 0 {
-			continue
+	if !have[0] || slices.Contains(have[1+len(s.chunks):], false) {
+		w := a.Store.Begin()
+		for _, piece := range [][]byte{s.recipe, s.manifest, s.lock} {
+			if len(piece) == 0 {
+				continue
+			}
+			if _, err := w.Put(ctx, piece); err != nil {
+				return err
+			}
 		}
-		if _, err := w.Put(ctx, piece); err != nil {
+		if err := w.Commit(ctx); err != nil {
 			return err
 		}
 	}
-	return w.Commit(ctx)
+	if len(s.chunks) == 0 {
+		return nil
+	}
+	return a.book.Accept(ctx, s.name, s.manifestAt, s.chunks, held)
+}
+
+// missing is the problem of a context that is not all there.
+func (a *API) missing(ctx context.Context, s *submission, missing []digest.Digest) error {
+	challenge, err := a.book.Challenge(ctx, s.name)
+	if err != nil {
+		return err
+	}
+	return &problem{Problem: Problem{
+		Type: ProblemMissing, Status: http.StatusConflict, Missing: missing, Challenge: challenge,
+		Detail: fmt.Sprintf("%s has not sent %d of the context's %d chunks: POST them to /v1/chunks?name=%s, then post the bake again",
+			s.name, len(missing), len(s.chunks), url.QueryEscape(s.name)),
+	}}
 }

@@ -5,13 +5,16 @@ import (
 	"compress/gzip"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"bakefarm/api"
@@ -279,6 +282,9 @@ func zip(t testing.TB, raw []byte) []byte {
 // bomb is so many bytes of white space, packed.
 func bomb(t testing.TB, n int) []byte { return zip(t, bytes.Repeat([]byte{' '}, n)) }
 
+// chunksPath is where the chunks of recipeText's context go.
+const chunksPath = "/v1/chunks?name=shop%2Fcheckout"
+
 // frame is a chunk as it travels.
 func frame(content []byte) []byte {
 	sum := imagestore.SumOf(content)
@@ -293,7 +299,7 @@ func TestChunks(t *testing.T) {
 		content := apitest.Noise(uint64(100+i), recipe.ChunkSize-i)
 		chunks, body = append(chunks, digest.FromBytes(content)), append(body, frame(content)...)
 	}
-	if a := s.send("POST", "/v1/chunks", body, "Content-Type", api.ChunksType); a.status != 204 || len(a.raw) != 0 {
+	if a := s.send("POST", chunksPath, body, "Content-Type", api.ChunksType); a.status != 204 || len(a.raw) != 0 {
 		t.Fatalf("%d %s", a.status, a.raw)
 	}
 	for i, c := range chunks {
@@ -301,7 +307,7 @@ func TestChunks(t *testing.T) {
 			t.Errorf("chunk %d: %d bytes, %v", i, len(got), err)
 		}
 	}
-	if a := s.send("POST", "/v1/chunks", nil, "Content-Type", api.ChunksType); a.status != 204 {
+	if a := s.send("POST", chunksPath, nil, "Content-Type", api.ChunksType); a.status != 204 {
 		t.Errorf("no chunks: %d %s", a.status, a.raw)
 	}
 }
@@ -335,7 +341,7 @@ func TestHostileChunks(t *testing.T) {
 			if test.status == 422 {
 				body = append(body, frame(next)...)
 			}
-			a := s.send("POST", "/v1/chunks", body, "Content-Type", api.ChunksType)
+			a := s.send("POST", chunksPath, body, "Content-Type", api.ChunksType)
 			if a.status != test.status || !strings.Contains(a.Detail, test.detail) {
 				t.Errorf("%d %.200s; want %d with %q", a.status, a.raw, test.status, test.detail)
 			}
@@ -347,8 +353,13 @@ func TestHostileChunks(t *testing.T) {
 			}
 		})
 	}
-	if a := s.send("POST", "/v1/chunks", frame(good), "Content-Type", "application/octet-stream"); a.status != 415 {
+	if a := s.send("POST", chunksPath, frame(good), "Content-Type", "application/octet-stream"); a.status != 415 {
 		t.Errorf("other type: %d %s", a.status, a.raw)
+	}
+	for _, name := range []string{"", "?name=", "?name=Shop", "?name=a/../b"} {
+		if a := s.send("POST", "/v1/chunks"+name, frame(good), "Content-Type", api.ChunksType); a.status != 422 || !strings.Contains(a.Detail, "name") {
+			t.Errorf("%s: %d %s", name, a.status, a.raw)
+		}
 	}
 }
 
@@ -357,7 +368,7 @@ func TestChunksBreakOff(t *testing.T) {
 	s := serve(t)
 	content := apitest.Noise(7, recipe.ChunkSize)
 	body := &tornBody{rest: append(frame(content), frame([]byte("x"))[:10]...)}
-	req, err := http.NewRequestWithContext(t.Context(), "POST", s.server.URL+"/v1/chunks", body)
+	req, err := http.NewRequestWithContext(t.Context(), "POST", s.server.URL+chunksPath, body)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -390,15 +401,114 @@ func TestMissingChunks(t *testing.T) {
 		{Path: "b", Size: 4, Chunks: []digest.Digest{have}},
 		{Path: "c", Size: 4, Chunks: []digest.Digest{lack}},
 	}}
-	a := s.sendJSON("POST", "/v1/bakes", api.BakeRequest{Recipe: recipeText, Context: context})
-	if a.status != 409 || a.Type != api.ProblemMissing || !slices.Equal(a.Missing, []digest.Digest{lack}) {
+	// That somebody else has brought a chunk is nothing that a digest entitles to.
+	ask := func() answer { return s.sendJSON("POST", "/v1/bakes", api.BakeRequest{Recipe: recipeText, Context: context}) }
+	a := ask()
+	if a.status != 409 || a.Type != api.ProblemMissing || !slices.Equal(a.Missing, []digest.Digest{lack, have}) {
 		t.Errorf("%d %s", a.status, a.raw)
 	}
 	if len(s.requests) != 0 || s.has(digest.FromBytes(context.Encode())) {
 		t.Error("something was kept or submitted")
 	}
-	s.Put(t, []byte("lack"))
-	if a = s.sendJSON("POST", "/v1/bakes", api.BakeRequest{Recipe: recipeText, Context: context}); a.status != 201 {
+	if a = s.send("POST", chunksPath, frame([]byte("lack")), "Content-Type", api.ChunksType); a.status != 204 {
+		t.Fatalf("%d %s", a.status, a.raw)
+	}
+	if a = s.send("POST", "/v1/chunks?name=shop/other", frame([]byte("have")), "Content-Type", api.ChunksType); a.status != 204 {
+		t.Fatalf("%d %s", a.status, a.raw)
+	}
+	if a = ask(); a.status != 409 || !slices.Equal(a.Missing, []digest.Digest{have}) {
 		t.Errorf("%d %s", a.status, a.raw)
 	}
+	prove := func(name string, challenge []byte, d digest.Digest, mac []byte) answer {
+		return s.sendJSON("POST", "/v1/proofs", api.ProofRequest{Name: name, Challenge: challenge, Proofs: []api.Proof{{Chunk: d, MAC: mac}}})
+	}
+	for name, p := range map[string]answer{
+		"wrong":   prove("shop/checkout", a.Challenge, have, api.Tag(a.Challenge, []byte("something"))),
+		"short":   prove("shop/checkout", a.Challenge, have, []byte{0}),
+		"no such": prove("shop/checkout", a.Challenge, digest.FromString("nothing"), api.Tag(a.Challenge, []byte("nothing"))),
+	} {
+		if p.status != 200 || strings.TrimSpace(string(p.raw)) != `{"proven":[]}` {
+			t.Errorf("%s: %d %s", name, p.status, p.raw)
+		}
+	}
+	right := api.Tag(a.Challenge, []byte("have"))
+	if p := prove("shop/other", a.Challenge, have, right); p.status != 422 {
+		t.Errorf("another's challenge: %d %s", p.status, p.raw)
+	}
+	if b := ask(); b.status != 409 {
+		t.Errorf("%d %s", b.status, b.raw)
+	}
+	if p := prove("shop/checkout", a.Challenge, have, right); p.status != 200 || !strings.Contains(string(p.raw), have.String()) {
+		t.Errorf("%d %s", p.status, p.raw)
+	}
+	if a = ask(); a.status != 201 {
+		t.Errorf("%d %s", a.status, a.raw)
+	}
+	if a = ask(); a.status != 201 {
+		t.Errorf("again: %d %s", a.status, a.raw)
+	}
+}
+
+// What one repository has sent, another one that has it too proves instead of sending it; what only it has is sent.
+func TestProveInsteadOfSending(t *testing.T) {
+	s := serve(t)
+	s.coordinate()
+	big := apitest.Noise(1, 9<<20)
+	var sent atomic.Int64
+	count := func(n int64) { sent.Add(n) }
+	if _, err := s.client.Post(t.Context(), api.BakeRequest{Recipe: recipeText}, scan(t, map[string][]byte{"app": big}), count); err != nil {
+		t.Fatal(err)
+	}
+	if sent.Swap(0) != 9<<20 {
+		t.Error("the first one has sent something else")
+	}
+	other := api.BakeRequest{Recipe: recipeText, Set: []string{"name=shop/other"}}
+	if _, err := s.client.Post(t.Context(), other, scan(t, map[string][]byte{"app": big, "own": []byte("own")}), count); err != nil {
+		t.Fatal(err)
+	}
+	if n := sent.Load(); n != 3 {
+		t.Errorf("%d bytes sent, want 3", n)
+	}
+}
+
+// A connection that breaks in the middle of an upload costs what was on its way.
+func TestUploadGoesOn(t *testing.T) {
+	s := serve(t)
+	s.coordinate()
+	var broken, requests, bytes atomic.Int64
+	c := s.through(func(w http.ResponseWriter, r *http.Request, hand http.Handler) {
+		if r.URL.Path == "/v1/chunks" {
+			requests.Add(1)
+			most := int64(1 << 40)
+			if broken.Add(1) <= 3 {
+				most = 5 << 20
+			}
+			r.Body = &tearing{r.Body, most, &bytes}
+		}
+		hand.ServeHTTP(w, r)
+	})
+	content := apitest.Noise(3, 24<<20)
+	if _, err := c.Post(t.Context(), api.BakeRequest{Recipe: recipeText}, scan(t, map[string][]byte{"app": content}), nil); err != nil {
+		t.Fatal(err)
+	}
+	if requests.Load() < 4 || bytes.Load() > 45<<20 {
+		t.Errorf("%d bytes in %d requests", bytes.Load(), requests.Load())
+	}
+}
+
+// tearing is a body that breaks off after so many bytes.
+type tearing struct {
+	io.ReadCloser
+	left  int64
+	total *atomic.Int64
+}
+
+func (b *tearing) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, errors.New("torn on purpose")
+	}
+	n, err := b.ReadCloser.Read(p[:min(int64(len(p)), b.left)])
+	b.left -= int64(n)
+	b.total.Add(int64(n))
+	return n, err
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"time"
 
+	"bakefarm/api/possession"
 	"bakefarm/farm"
 	"bakefarm/imagestore/catalog"
 	"bakefarm/imagestore/compare"
@@ -217,6 +218,8 @@ type Problem struct {
 	Detail  string          `json:"detail,omitempty"`
 	Errors  []ProblemDetail `json:"errors,omitempty"`
 	Missing []digest.Digest `json:"missing,omitempty"` // of type ProblemMissing: chunks to upload first
+	// Of type ProblemMissing: with this, some of them may be proven to be there (POST /v1/proofs) instead of being sent.
+	Challenge []byte `json:"challenge,omitempty"`
 }
 
 // ProblemDetail is one of several things that are wrong with a request.
@@ -226,13 +229,38 @@ type ProblemDetail struct {
 	Value    any    `json:"value,omitempty"`
 }
 
-// ProblemMissing is the type of the problem that POST /v1/bakes answers while the store lacks chunks of the context. Upload
-// the chunks that it lists with POST /v1/chunks, then post again with the same Idempotency-Key.
+// ProblemMissing is the type of the problem that POST /v1/bakes answers while there are chunks of the context that were not
+// sent for the image's name, or that the store lacks. Upload the chunks that it lists with POST /v1/chunks?name=…, then post
+// again with the same Idempotency-Key.
 const ProblemMissing = "urn:bakefarm:problem:missing-chunks"
 
 // ChunksType is the media type of POST /v1/chunks: any number of frames, each the 32 bytes of a chunk's sha256, its length
 // as 4 bytes big-endian, and its bytes.
 const ChunksType = "application/vnd.bakefarm.chunks"
+
+// MaxProofs is how many proofs one POST /v1/proofs takes.
+const MaxProofs = possession.MaxProofs
+
+// ProofRequest is the body of POST /v1/proofs.
+type ProofRequest struct {
+	Name      string  `json:"name" maxLength:"512" doc:"Of the image whose bake needs the chunks"`
+	Challenge []byte  `json:"challenge" maxLength:"256" doc:"From the answer that listed them as missing; good for an hour"`
+	Proofs    []Proof `json:"proofs" maxItems:"10000"`
+}
+
+// Proof shows that its sender has a chunk: see Tag.
+type Proof struct {
+	Chunk digest.Digest `json:"chunk" maxLength:"71" doc:"sha256 of the chunk"`
+	MAC   []byte        `json:"mac" maxLength:"64" doc:"HMAC-SHA256 of the chunk's bytes, with the challenge's 32 bytes as the key"`
+}
+
+// Proven is the answer of POST /v1/proofs.
+type Proven struct {
+	Proven []digest.Digest `json:"proven" doc:"Chunks that need not be sent. The others are not in the store, or their proofs are wrong"`
+}
+
+// Tag is the MAC that proves a chunk under a challenge.
+func Tag(challenge, chunk []byte) []byte { return possession.Tag(challenge, chunk) }
 
 // DeploymentRequest is the body of PUT /v1/deployments/{id}.
 type DeploymentRequest struct {

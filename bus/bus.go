@@ -49,6 +49,7 @@ type Bus struct {
 	Channels     *Bucket[farm.Channel]         // by name@channel
 	Publications *Bucket[farm.Publication]     // by name@channel@version@hash(target)
 	Requests     *Bucket[farm.RequestLock]     // by request digest, hex
+	Possessions  *Bucket[farm.Possession]      // by name, "@" and what it is (api/possession); a record lives PossessionTTL
 	Submissions  *Bucket[farm.Submission]      // by sha256 of the client's key, hex; a record lives SubmissionTTL
 	Tags         *Bucket[farm.Tag]             // by repository@tag
 	Workers      *Bucket[farm.Worker]          // by worker ID; a record lives Config.WorkerTTL

@@ -34,6 +34,8 @@ func schemaOf(v any) *int {
 		return &v.Schema
 	case *farm.Submission:
 		return &v.Schema
+	case *farm.Possession:
+		return &v.Schema
 	case *farm.Tag:
 		return &v.Schema
 	case *farm.Worker:

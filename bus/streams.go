@@ -20,6 +20,7 @@ const (
 	HintAckWait = 30 * time.Second // a hint that was fetched and neither acked nor renewed comes again
 
 	SubmissionTTL = 7 * 24 * time.Hour // how long the same Idempotency-Key means the same bake
+	PossessionTTL = 48 * time.Hour     // how long it is remembered what a repository has shown to have
 
 	workBytes  = 256 << 20       // hints; the oldest are dropped: coordinators re-send
 	markerTTL  = time.Hour       // how long followers can learn that a record has expired
@@ -84,6 +85,7 @@ func (b *Bus) prepare(ctx context.Context) error {
 	b.Publications = must[farm.Publication](ctx, b, "publications", forever, &err)
 	b.Requests = must[farm.RequestLock](ctx, b, "requests", forever, &err)
 	b.Submissions = must[farm.Submission](ctx, b, "submissions", lifetime{wanted: SubmissionTTL}, &err)
+	b.Possessions = must[farm.Possession](ctx, b, "possessions", lifetime{wanted: PossessionTTL}, &err)
 	b.Tags = must[farm.Tag](ctx, b, "tags", forever, &err)
 	b.Workers = must[farm.Worker](ctx, b, "workers", lifetime{wanted: b.cfg.WorkerTTL, initial: 30 * time.Second}, &err)
 	b.Packs = must[farm.Pack](ctx, b, "packs", forever, &err)

@@ -184,3 +184,12 @@ type Submission struct {
 	Request digest.Digest `json:"request"` // of everything the client asked for: the same key with another request is a mistake
 	At      time.Time     `json:"at"`
 }
+
+// Possession is something of what a repository has shown to have, so that it need not be sent or proven again. Which fields
+// are set depends on the record's key: package api/possession.
+type Possession struct {
+	Schema    int             `json:"schema"`
+	Manifests []digest.Digest `json:"manifests,omitempty"` // pieces: context manifests that it had every chunk of, the latest first
+	Chunks    []byte          `json:"chunks,omitempty"`    // sha256 sums in a row
+	At        time.Time       `json:"at"`
+}

@@ -90,14 +90,16 @@ func Inspect(spec InspectSpec) Shard {
 	return newShard(farm.KindInspect, spec.File, spec, inputs{spec.Size, spec.Chunks})
 }
 
-// Convert is the shard of one package. The key covers its content and what is kept of it, nothing else: neither where
-// it comes from nor what the Lock calls it.
+// Convert is the shard of one package. The key covers its content and what is kept of it, and whether it is one of the
+// user's own: neither where it comes from nor what the Lock calls it. (A package of a mirror is anybody's who knows its
+// digest, and lock files name them so. One of a user's is not: only who has its bytes gets at what was made of it.)
 func Convert(spec ConvertSpec) Shard {
 	type inputs struct {
 		SHA256 digest.Digest `json:"sha256"`
 		Keep   []string      `json:"keep,omitempty"`
+		Own    bool          `json:"own,omitempty"`
 	}
-	return newShard(farm.KindConvert, packageLabel(spec.Package), spec, inputs{spec.Package.SHA256, spec.Keep})
+	return newShard(farm.KindConvert, packageLabel(spec.Package), spec, inputs{spec.Package.SHA256, spec.Keep, spec.Package.Own})
 }
 
 func packageLabel(p recipe.LockedPackage) string {
