@@ -7,10 +7,10 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test race check bench build image chaos fuzz clean lint deps
+.PHONY: s3-servers help demo test race check bench build image chaos fuzz clean lint deps
 
 help: ## list the tasks
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: build ## bake, run, re-bake and promote a real image on a farm of your own (under a minute)
 	@examples/demo.sh
@@ -43,6 +43,9 @@ image: build ## bakefarm's own image, baked by bakefarm: an OCI layout in bin/im
 
 chaos: build ## many bakes on a farm whose parts are killed, paused and cut off; SEED repeats a run
 	$(GO) test -tags $(TAGS) -timeout 30m -count 1 -v ./tests/chaos -chaos 5m -seed $(or $(SEED),0)
+
+s3-servers: ## the store's tests and the end-to-end scripts against two real S3 servers (builds them: slow)
+	@tests/s3-servers.sh
 
 build: ## the one binary: bin/bakefarm
 	$(GO) build -tags $(TAGS) -trimpath -ldflags '$(LDFLAGS)' -o bin/bakefarm ./cmd/bakefarm

@@ -127,8 +127,12 @@ func (s *settings) connect(p *program, data *dataDir, where storage, r role, wai
 	if err != nil {
 		return nil, usagef("--s3: %w", err)
 	}
+	checksum, err := s3store.ParseChecksum(where.url)
+	if err != nil {
+		return nil, usagef("--s3: %w", err)
+	}
 	waiting("S3 at %s is not reached yet", client.EndpointURL().Host)
-	store, err := s3store.Open(ctx, s3store.Config{Client: client, Bucket: bucket, Prefix: prefix, Ledger: packs, Locator: index, Writer: name, Log: log, Encryption: sse, Recent: recentBytes})
+	store, err := s3store.Open(ctx, s3store.Config{Client: client, Bucket: bucket, Prefix: prefix, Ledger: packs, Locator: index, Writer: name, Log: log, Encryption: sse, Checksum: checksum, Recent: recentBytes})
 	if errors.Is(err, s3store.ErrRefused) {
 		return nil, usagef("--s3: %w", err)
 	}

@@ -1,15 +1,20 @@
 package main
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"flag"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -48,7 +53,8 @@ func TestMain(m *testing.M) {
 //	deb FILE NAME VERSION DEPENDS  writes a package with usr/bin/NAME, a conffile, and a postinst that nobody runs
 //	mirror WHAT…                   changes what the mirror serves (see cmdMirror)
 //
-// With -short only the plainest ones run.
+// With BAKEFARM_TEST_S3 set (a URL as --s3 takes it) farms keep their images there, each under a prefix of its own, and scripts
+// about the embedded server are left out. With -short only the plainest ones run.
 func TestScripts(t *testing.T) {
 	const dir = "testdata/script"
 	files := []string{dir + "/bake.txtar", dir + "/recipes.txtar", dir + "/usage.txtar"}
@@ -59,6 +65,12 @@ func TestScripts(t *testing.T) {
 		}
 	}
 	testscript.Run(t, testscript.Params{
+		Condition: func(cond string) (bool, error) {
+			if cond == "embedded-s3" {
+				return os.Getenv("BAKEFARM_TEST_S3") == "", nil
+			}
+			return false, fmt.Errorf("unknown condition %q", cond)
+		},
 		Files:               files,
 		Setup:               setup,
 		UpdateScripts:       *update,
@@ -76,6 +88,7 @@ const patience = 30 * time.Second
 
 // world is what a script finds.
 type world struct {
+	id        string // of this run
 	tb        testing.TB
 	mirror    *mirrortest.Mirror
 	door      *door    // before the mirror
@@ -89,7 +102,7 @@ func worldOf(ts *testscript.TestScript) *world { return ts.Value(worldKey{}).(*w
 
 func setup(env *testscript.Env) error {
 	tb := env.T().(testing.TB)
-	w := &world{tb: tb, mirror: newMirror(tb), processes: map[string]*process{}}
+	w := &world{id: rand.Text()[:8], tb: tb, mirror: newMirror(tb), processes: map[string]*process{}}
 	env.Values[worldKey{}] = w
 	var address string
 	w.door, address = newDoor(tb, w.mirror)
@@ -155,6 +168,12 @@ func (w *world) start(ts *testscript.TestScript, name, pattern, program string, 
 func cmdFarm(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
 		ts.Fatalf("usage: farm NAME [FLAG…]")
+	}
+	if base := os.Getenv("BAKEFARM_TEST_S3"); base != "" && ts.Getenv("BAKEFARM_S3") == "" && !slices.Contains(args, "--s3") {
+		u, err := url.Parse(base)
+		ts.Check(err)
+		u.Path = path.Join(u.Path, filepath.Base(ts.Getenv("WORK"))+worldOf(ts).id, args[0])
+		args = append(args, "--s3", u.String())
 	}
 	flags := append([]string{"up", "--data", filepath.Join(ts.Getenv("WORK"), args[0]), "--listen", "127.0.0.1:0", "--log-level", "debug"}, args[1:]...)
 	p, match := worldOf(ts).start(ts, args[0], `^bakefarm is ready at (http://(\S+))`, "bakefarm", flags...)

@@ -1,23 +1,34 @@
 package s3store
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
+	"time"
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
 	"github.com/minio/minio-go/v7/pkg/s3utils"
 )
 
+// environmentTime bounds asking the machine for credentials.
+const environmentTime = 10 * time.Second
+
 // Dial makes a client for a URL, without connecting:
 //
-//	http[s]://KEY:SECRET@host[:port]/bucket[/prefix][?region=us-east-1][&lookup=path|dns]
+//	http[s]://KEY:SECRET@host[:port]/bucket[/prefix][?region=us-east-1][&lookup=path|dns][&ca=FILE]
+//	https://host[:port]/bucket[/prefix]?credentials=environment[&…]
 //
-// Key and secret are percent-encoded where need be. transport is nil for one of its own. The client does not retry by
-// itself: the Store does, with a new pack ID for each PUT.
+// Key and secret are percent-encoded where need be. "environment" is where Amazon's own tools look: AWS_ACCESS_KEY_ID,
+// AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, ~/.aws/credentials, and what the machine or container has been given. ca is a file
+// of certificates (PEM) that are trusted beside the system's. Encryption and ParseChecksum read the rest of the URL.
+//
+// transport is nil for one of its own. The client does not retry by itself: the Store does, with a new pack ID for each PUT.
 func Dial(rawURL string, transport http.RoundTripper) (client *minio.Client, bucket, prefix string, err error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
@@ -28,60 +39,98 @@ func Dial(rawURL string, transport http.RoundTripper) (client *minio.Client, buc
 		}
 		return nil, "", "", fmt.Errorf("S3 URL: %w", err)
 	}
-	secret, hasSecret := u.User.Password()
+	defer func() {
+		if err != nil {
+			client, err = nil, fmt.Errorf("S3 URL %s: %w", u.Redacted(), err)
+		}
+	}()
 	bucket, prefix, _ = strings.Cut(strings.Trim(u.Path, "/"), "/")
 	switch {
 	case u.Scheme != "http" && u.Scheme != "https":
-		err = fmt.Errorf("scheme %q: want http or https", u.Scheme)
+		return nil, "", "", fmt.Errorf("scheme %q: want http or https", u.Scheme)
 	case u.Host == "":
-		err = errors.New("no host")
-	case u.User.Username() == "" || !hasSecret || secret == "":
-		err = errors.New("no access key and secret: want http://KEY:SECRET@host/bucket")
-	case bucket == "":
-		err = errors.New("no bucket: want http://KEY:SECRET@host/bucket")
-	default:
-		if bad := s3utils.CheckValidBucketNameStrict(bucket); bad != nil {
-			err = fmt.Errorf("bucket %q: %w: want 3 to 63 lower-case letters, digits, - and .", bucket, bad)
-		}
+		return nil, "", "", errors.New("no host")
 	}
+	keys, err := credentialsOf(u)
 	if err != nil {
-		return nil, "", "", fmt.Errorf("S3 URL %s: %w", u.Redacted(), err)
+		return nil, "", "", err
 	}
-	lookup := minio.BucketLookupAuto
-	switch l := u.Query().Get("lookup"); l {
-	case "":
-	case "path":
-		lookup = minio.BucketLookupPath
-	case "dns":
-		lookup = minio.BucketLookupDNS
-	default:
-		return nil, "", "", fmt.Errorf("S3 URL %s: lookup %q: want path or dns", u.Redacted(), l)
+	if bucket == "" {
+		return nil, "", "", errors.New("no bucket: want http://KEY:SECRET@host/bucket")
 	}
-	region := u.Query().Get("region")
-	if region == "" {
-		region = "us-east-1"
+	if err := s3utils.CheckValidBucketNameStrict(bucket); err != nil {
+		return nil, "", "", fmt.Errorf("bucket %q: %w: want 3 to 63 lower-case letters, digits, - and .", bucket, err)
 	}
-	if transport == nil {
-		t, err := minio.DefaultTransport(u.Scheme == "https")
-		if err != nil {
-			return nil, "", "", fmt.Errorf("S3 URL %s: %w", u.Redacted(), err)
-		}
-		t.MaxIdleConnsPerHost = 64
-		t.ReadBufferSize, t.WriteBufferSize = 64<<10, 64<<10
-		transport = t
-	}
-	client, err = minio.New(u.Host, &minio.Options{
-		Creds:        credentials.NewStaticV4(u.User.Username(), secret, ""),
-		Secure:       u.Scheme == "https",
-		Transport:    transport,
-		Region:       region,
-		BucketLookup: lookup,
-		MaxRetries:   1,
+	options := &minio.Options{
+		Creds: keys, Secure: u.Scheme == "https", Transport: transport, Region: "us-east-1", MaxRetries: 1,
 		// Packs carry their checksum as a header. minio-go takes one only with this set, and sends no trailers for it.
 		TrailingHeaders: true,
-	})
-	if err != nil {
-		return nil, "", "", fmt.Errorf("S3 URL %s: %w", u.Redacted(), err)
 	}
-	return client, bucket, prefix, nil
+	query := u.Query()
+	if region := query.Get("region"); region != "" {
+		options.Region = region
+	}
+	switch l := query.Get("lookup"); l {
+	case "": // by name for the services that want it, else by path
+	case "path":
+		options.BucketLookup = minio.BucketLookupPath
+	case "dns":
+		options.BucketLookup = minio.BucketLookupDNS
+	default:
+		return nil, "", "", fmt.Errorf("lookup %q: want path or dns", l)
+	}
+	if transport == nil {
+		if options.Transport, err = Transport(query.Get("ca")); err != nil {
+			return nil, "", "", err
+		}
+	}
+	client, err = minio.New(u.Host, options)
+	return client, bucket, prefix, err
+}
+
+func credentialsOf(u *url.URL) (*credentials.Credentials, error) {
+	secret, _ := u.User.Password()
+	switch from := u.Query().Get("credentials"); {
+	case from == "environment" && u.User == nil:
+		return credentials.NewChainCredentials([]credentials.Provider{
+			&credentials.EnvAWS{}, &credentials.FileAWSCredentials{}, &credentials.IAM{Client: &http.Client{Timeout: environmentTime}},
+		}), nil
+	case from != "" && from != "environment":
+		return nil, fmt.Errorf("credentials %q: want environment", from)
+	case from == "environment":
+		return nil, errors.New("a key stands in it, and credentials=environment: want one of them")
+	case u.User.Username() == "" || secret == "":
+		return nil, errors.New("no access key and secret: want http://KEY:SECRET@host/bucket, or ?credentials=environment")
+	}
+	return credentials.NewStaticV4(u.User.Username(), secret, ""), nil
+}
+
+// Transport is one for Dial that trusts the authorities in a file of PEM beside the system's; "" names no file. Whoever makes it
+// closes its idle connections.
+func Transport(authorities string) (*http.Transport, error) {
+	t, err := minio.DefaultTransport(true)
+	if err != nil {
+		return nil, err
+	}
+	t.MaxIdleConnsPerHost = 64
+	t.ReadBufferSize, t.WriteBufferSize = 64<<10, 64<<10
+	if authorities == "" {
+		return t, nil
+	}
+	pem, err := os.ReadFile(authorities)
+	if err != nil {
+		return nil, fmt.Errorf("ca: %w", err)
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool()
+	}
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("ca %s: no certificate (PEM) in it", authorities)
+	}
+	if t.TLSClientConfig == nil {
+		t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	t.TLSClientConfig.RootCAs = pool
+	return t, nil
 }

@@ -2,9 +2,13 @@ package s3store_test
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
+	"os"
+	"path"
 	"strings"
 	"testing"
 
@@ -28,43 +32,71 @@ type s3farm struct {
 	ledger *storetest.Ledger
 	client *minio.Client // of the test itself
 	url    string
+	bucket string
+	prefix string            // of its objects
 	wire   http.RoundTripper // to the server
 
 	// through wraps the wire of the stores that are opened.
 	through func(http.RoundTripper) http.RoundTripper
 }
 
-const (
-	bucket = "images"
-	prefix = "farm/one"
-)
+// service is an S3 service to run the tests against, instead of the embedded server: a URL as `--s3` takes it, of a bucket (and
+// prefix) that may be written to. Every test has a prefix of its own there, and removes what it made.
+var service = os.Getenv("BAKEFARM_TEST_S3")
 
+// newS3Farm is an empty farm. The embedded server is asked over http, or within the process.
 func newS3Farm(t testing.TB, inProcess bool) *s3farm {
 	t.Helper()
-	server, err := s3embed.Open(t.TempDir(), s3embed.Config{AccessKey: "key", SecretKey: "secret/+ %", NoSync: true})
+	f := &s3farm{ledger: storetest.NewLedger()}
+	switch {
+	case service != "":
+		u, err := url.Parse(service)
+		if err != nil {
+			t.Fatal("BAKEFARM_TEST_S3: no URL") // it holds a secret
+		}
+		u.Path = path.Join(u.Path, rand.Text())
+		f.url, f.wire = u.String(), transport(t, u.Query().Get("ca"))
+	default:
+		server, err := s3embed.Open(t.TempDir(), s3embed.Config{AccessKey: "key", SecretKey: "secret/+ %", NoSync: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { server.Close() })
+		host := "127.0.0.1:1"
+		if inProcess {
+			f.wire = server.Transport()
+		} else {
+			h := httptest.NewServer(server.Handler())
+			t.Cleanup(h.Close)
+			host, f.wire = strings.TrimPrefix(h.URL, "http://"), transport(t, "")
+		}
+		f.url = "http://key:secret%2F+%20%25@" + host + "/images/farm/one"
+	}
+	var err error
+	if f.client, f.bucket, f.prefix, err = s3store.Dial(f.url, f.wire); err != nil {
+		t.Fatal(err)
+	}
+	if service != "" {
+		t.Cleanup(func() {
+			for o := range f.client.ListObjects(context.Background(), f.bucket, minio.ListObjectsOptions{Prefix: f.prefix + "/", Recursive: true}) {
+				if err := errors.Join(o.Err, f.client.RemoveObject(context.Background(), f.bucket, o.Key, minio.RemoveObjectOptions{})); err != nil {
+					t.Log(err)
+				}
+			}
+			f.wire.(*http.Transport).CloseIdleConnections()
+		})
+	}
+	return f
+}
+
+func transport(t testing.TB, authorities string) *http.Transport {
+	t.Helper()
+	tr, err := s3store.Transport(authorities)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { server.Close() })
-	f := &s3farm{ledger: storetest.NewLedger()}
-	host := "127.0.0.1:1"
-	if inProcess {
-		f.wire = server.Transport()
-	} else {
-		h := httptest.NewServer(server.Handler())
-		t.Cleanup(h.Close)
-		host = strings.TrimPrefix(h.URL, "http://")
-		tr := http.DefaultTransport.(*http.Transport).Clone()
-		tr.MaxIdleConnsPerHost = 64
-		tr.ReadBufferSize, tr.WriteBufferSize = 64<<10, 64<<10
-		t.Cleanup(tr.CloseIdleConnections)
-		f.wire = tr
-	}
-	f.url = "http://key:secret%2F+%20%25@" + host + "/" + bucket + "/" + prefix
-	if f.client, _, _, err = s3store.Dial(f.url, f.wire); err != nil {
-		t.Fatal(err)
-	}
-	return f
+	t.Cleanup(tr.CloseIdleConnections)
+	return tr
 }
 
 // open opens a store with an index of its own, as another process would.
@@ -132,7 +164,7 @@ func (f *s3farm) host() string { return f.client.EndpointURL().Host }
 func (f *s3farm) objects(t testing.TB) []string {
 	t.Helper()
 	var names []string
-	for o := range f.client.ListObjects(t.Context(), bucket, minio.ListObjectsOptions{Recursive: true}) {
+	for o := range f.client.ListObjects(t.Context(), f.bucket, minio.ListObjectsOptions{Prefix: f.prefix + "/", Recursive: true}) {
 		if o.Err != nil {
 			t.Fatal(o.Err)
 		}
@@ -147,7 +179,7 @@ func (f *s3farm) find(t testing.TB, d digest.Digest) (name string, e imagestore.
 	s := f.openWith(t, nothing{})
 	for _, id := range f.ledger.Keys() {
 		p := *f.ledger.Get(id)
-		name := prefix + "/packs/" + id[10:12] + "/" + id
+		name := f.prefix + "/packs/" + id[10:12] + "/" + id
 		entries, err := s.ReadIndex(t.Context(), p)
 		if err != nil {
 			continue
@@ -174,7 +206,7 @@ func (f *s3farm) storage() storetest.Storage {
 		},
 		Lose: func(t *testing.T, d digest.Digest) {
 			name, _ := f.find(t, d)
-			if err := f.client.RemoveObject(t.Context(), bucket, name, minio.RemoveObjectOptions{}); err != nil {
+			if err := f.client.RemoveObject(t.Context(), f.bucket, name, minio.RemoveObjectOptions{}); err != nil {
 				t.Fatal(err)
 			}
 		},

@@ -15,9 +15,9 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-func schedule(t testing.TB, text string) func(http.RoundTripper) http.RoundTripper {
+func (f *s3farm) schedule(t testing.TB, text string) func(http.RoundTripper) http.RoundTripper {
 	t.Helper()
-	fs, err := faults.Parse(strings.ReplaceAll(text, "@", "@"+prefix+"/packs/"))
+	fs, err := faults.Parse(strings.ReplaceAll(text, "@", "@"+f.prefix+"/packs/"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +41,7 @@ func TestConformanceWithFaults(t *testing.T) {
 			t.Parallel()
 			storetest.Run(t, func(t *testing.T) storetest.Storage {
 				f := newS3Farm(t, true)
-				f.through = schedule(t, text)
+				f.through = f.schedule(t, text)
 				st := f.storage()
 				st.Objects = nil // a PUT that failed may have left one behind
 				st.Small = true
@@ -87,7 +87,7 @@ func TestFaultsThatStay(t *testing.T) {
 			t.Parallel()
 			f := newS3Farm(t, true)
 			good := f.open(t)
-			f.through = schedule(t, "put@:*:"+action)
+			f.through = f.schedule(t, "put@:*:"+action)
 			bad := f.open(t)
 			err := work(t, bad)
 			if err == nil {
@@ -124,7 +124,7 @@ func TestFaultsThatStay(t *testing.T) {
 			}
 			// The index is read first, unharmed: its own troubles are the catalog's.
 			index := f.index(t)
-			f.through = schedule(t, "get@:*:"+action)
+			f.through = f.schedule(t, "get@:*:"+action)
 			err := read(t, f.openWith(t, index))
 			if err == nil {
 				t.Fatal("no error")
@@ -145,7 +145,7 @@ func TestFaultsThatStay(t *testing.T) {
 // The one upload of a group fails: so do all Commits that were in it, and only these.
 func TestFailedGroup(t *testing.T) {
 	f := newS3Farm(t, true)
-	f.through = schedule(t, "put@:1:fail=403")
+	f.through = f.schedule(t, "put@:1:fail=403")
 	s := f.open(t)
 	w1, w2, w3 := s.Begin(), s.Begin(), s.Begin()
 	shared, own := storetest.Bytes(1, 1000), storetest.Bytes(2, 1000)
@@ -172,7 +172,7 @@ func TestRetriesHaveTheirOwnIDs(t *testing.T) {
 	f := newS3Farm(t, true)
 	var log *faults.Transport
 	f.through = func(next http.RoundTripper) http.RoundTripper {
-		log = faults.New(next, faults.Fault{Op: "PUT", Prefix: prefix, Nth: 1, Action: faults.Lose()}, faults.Fault{Op: "PUT", Prefix: prefix, Nth: 2, Action: faults.Fail(503)})
+		log = faults.New(next, faults.Fault{Op: "PUT", Prefix: f.prefix, Nth: 1, Action: faults.Lose()}, faults.Fault{Op: "PUT", Prefix: f.prefix, Nth: 2, Action: faults.Fail(503)})
 		return log
 	}
 	s := f.open(t)
@@ -182,7 +182,7 @@ func TestRetriesHaveTheirOwnIDs(t *testing.T) {
 		keys[e.Key] = true
 	}
 	for _, id := range f.ledger.Keys() {
-		keys[prefix+"/packs/"+id[10:12]+"/"+id] = true
+		keys[f.prefix+"/packs/"+id[10:12]+"/"+id] = true
 	}
 	if len(keys) != 3 || len(f.ledger.Keys()) != 1 {
 		t.Errorf("keys %v, registered %q", keys, f.ledger.Keys())

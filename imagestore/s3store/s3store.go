@@ -27,6 +27,7 @@ type Config struct {
 	Writer     string // name of this process, in the packs' records
 	Log        *slog.Logger
 	Encryption encrypt.ServerSide // at rest, by the service; nil: as the bucket is set up
+	Checksum   Checksum           // that uploads carry
 	Recent     int64              // bytes of what was just written that stay in memory for those who read it next; 0: none
 }
 
@@ -42,6 +43,7 @@ type Store struct {
 	log     *slog.Logger
 
 	sse    encrypt.ServerSide
+	sum    Checksum
 	cache  *cache // of what was read
 	recent *cache // of what was written; nil: nothing is remembered
 	packer *packer
@@ -68,7 +70,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	}
 	s := &Store{
 		client: c.Client, core: minio.Core{Client: c.Client}, bucket: c.Bucket, prefix: strings.Trim(c.Prefix, "/"),
-		ledger: c.Ledger, locator: c.Locator, writer: c.Writer, log: c.Log, sse: c.Encryption,
+		ledger: c.Ledger, locator: c.Locator, writer: c.Writer, log: c.Log, sse: c.Encryption, sum: c.Checksum,
 		cache: newCache(cacheBytes),
 	}
 	if c.Recent > 0 {

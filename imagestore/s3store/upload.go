@@ -70,14 +70,20 @@ func (s *Store) upload(ctx context.Context, b *batch) error {
 // neither side spends time on the sha256 that the payload's signature would take (pieces have theirs) or on the framing
 // that a trailing checksum needs.
 func (s *Store) put(ctx context.Context, p farm.Pack, body pieces, crc uint32) error {
-	sum := base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint32(nil, crc))
-	info, err := s.client.PutObject(ctx, s.bucket, s.objectName(p.ID), &reader{pieces: body}, p.Size, minio.PutObjectOptions{
+	options := minio.PutObjectOptions{
 		ContentType:          packType,
 		DisableMultipart:     true,
 		DisableContentSha256: true,
 		ServerSideEncryption: s.sse,
-		UserMetadata:         map[string]string{checksumHeader: sum},
-	})
+	}
+	sum := base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint32(nil, crc))
+	switch s.sum {
+	case CRC32C:
+		options.UserMetadata = map[string]string{checksumHeader: sum}
+	case MD5:
+		options.SendContentMd5 = true
+	}
+	info, err := s.client.PutObject(ctx, s.bucket, s.objectName(p.ID), &reader{pieces: body}, p.Size, options)
 	if err != nil {
 		return err
 	}
