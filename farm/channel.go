@@ -119,6 +119,9 @@ func ValidateChannel(channel string) error {
 	return nil
 }
 
+// IsVersion reports whether a text has a version's form.
+func IsVersion(s string) bool { return versionLike.MatchString(s) }
+
 var versionLike = regexp.MustCompile(`^[0-9a-f]{16}$`)
 
 // Tag is the value of the tags' bucket: a name for a manifest within a repository.

@@ -1,8 +1,12 @@
 package recipe
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -21,10 +25,36 @@ type Lock struct {
 	Formats    map[string]int `json:"formats"` // shard kind → number of the format of its bytes
 }
 
-// LockedOS is the operating system by content. Exactly one field is set.
+// LockedOS is the operating system by content. Exactly one field is set, but for Debian packages over a Base.
 type LockedOS struct {
+	Base    *LockedBase   `json:"base,omitempty"`
 	Debian  *LockedDebian `json:"debian,omitempty"`
 	Scratch bool          `json:"scratch,omitempty"`
+}
+
+// LockedBase is an image to stand on, by content. Where it can be had is known to the recipe, not here.
+type LockedBase struct {
+	// Name and Version are set when it is an image of this farm.
+	Name      string                        `json:"name,omitempty"`
+	Version   string                        `json:"version,omitempty"`
+	Platforms map[string]LockedBasePlatform `json:"platforms"` // "linux/amd64" → what it is there
+}
+
+// LockedBasePlatform is a base for one platform.
+type LockedBasePlatform struct {
+	// Image is the digest of the manifest, or of the files of the context that the base is.
+	Image digest.Digest `json:"image"`
+	// Merged are the directories at the top that are links into /usr, sorted: app files go where they lead.
+	Merged []string `json:"merged,omitempty"`
+	// Packages are those that its package database lists, sorted by name then architecture.
+	Packages []BasePackage `json:"packages,omitempty"`
+}
+
+// BasePackage is a package of a base: known by name, since nobody has its file.
+type BasePackage struct {
+	Name    string `json:"name"`
+	Version string `json:"version"`
+	Arch    string `json:"arch"`
 }
 
 // LockedDebian is a set of Debian packages for each platform of the outputs.
@@ -53,6 +83,57 @@ type LockedCopy struct {
 	Tree  digest.Digest `json:"tree"` // piece: the canonical encoding of a Tree
 	Files int           `json:"files"`
 	Bytes int64         `json:"bytes"`
+}
+
+// PackagesOf returns all packages of a system ("linux/amd64", or that of a disk): those of the base that none of the others
+// takes the place of, and the others. Nil when the Lock does not have the system; the base's have no digest.
+func (l *Lock) PackagesOf(system string) []LockedPackage {
+	var added []LockedPackage
+	if d := l.OS.Debian; d != nil {
+		added = d.Platforms[system]
+	}
+	if l.OS.Base == nil {
+		return added
+	}
+	platform, _ := PlatformOf(system)
+	base, ok := l.OS.Base.Platforms[platform]
+	if !ok {
+		return nil
+	}
+	type id struct{ name, arch string }
+	placed := map[id]bool{}
+	all := append(make([]LockedPackage, 0, len(added)+len(base.Packages)), added...)
+	for _, p := range added {
+		placed[id{p.Name, p.Arch}], placed[id{p.Name, "all"}] = true, true
+		if p.Arch == "all" {
+			placed[id{p.Name, ""}] = true
+		}
+	}
+	for _, p := range base.Packages {
+		if !placed[id{p.Name, p.Arch}] && !placed[id{p.Name, ""}] {
+			all = append(all, LockedPackage{Name: p.Name, Version: p.Version, Arch: p.Arch})
+		}
+	}
+	slices.SortFunc(all, func(a, b LockedPackage) int {
+		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Arch, b.Arch))
+	})
+	return all
+}
+
+// Systems returns the systems that the Lock has packages of, sorted.
+func (l *Lock) Systems() []string {
+	systems := map[string]bool{}
+	if l.OS.Base != nil {
+		for platform := range l.OS.Base.Platforms {
+			systems[platform] = true
+		}
+	}
+	if l.OS.Debian != nil {
+		for system := range l.OS.Debian.Platforms {
+			systems[system] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(systems))
 }
 
 // Encode returns the canonical encoding.

@@ -10,6 +10,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // LockFile is a Lock as it lives in a file beside its recipe, where people and version control look at it. A bake that is
@@ -23,8 +25,9 @@ type LockFile struct {
 
 // LockRequest is the part of a recipe that its locked system follows from.
 type LockRequest struct {
-	Suite    string   `json:"suite"`
-	Variant  string   `json:"variant"`
+	Base     string   `json:"base,omitempty"` // the field and the reference: os.image registry.example/team/base:1
+	Suite    string   `json:"suite,omitempty"`
+	Variant  string   `json:"variant,omitempty"`
 	Packages []string `json:"packages,omitempty"` // as the recipe has them
 }
 
@@ -34,8 +37,11 @@ const MaxLockFile = 8 << 20
 // NewLockFile is the lock file of a recipe and the Lock that it was resolved to.
 func NewLockFile(r *Recipe, l *Lock) *LockFile {
 	f := &LockFile{Lock: *l}
+	if r.OS.Base != nil || r.OS.Debian != nil {
+		f.Request = &LockRequest{Base: r.OS.Base.String()}
+	}
 	if d := r.OS.Debian; d != nil {
-		f.Request = &LockRequest{Suite: d.Suite, Variant: d.Variant, Packages: d.Packages}
+		f.Request.Suite, f.Request.Variant, f.Request.Packages = d.Suite, d.Variant, d.Packages
 	}
 	return f
 }
@@ -55,7 +61,7 @@ func (f *LockFile) Encode() []byte {
 
 // A locked package in indented JSON. No text in it can look like the end of a line: JSON escapes that.
 var (
-	packageLine = regexp.MustCompile(`\{\n +"name": [^{}]*\n +"sha256": [^{}]*\n +\}`)
+	packageLine = regexp.MustCompile(`\{\n +"name": [^{}]*\n +"version": [^{}]*\n +\}`)
 	lineBreak   = regexp.MustCompile(`\n +`)
 )
 
@@ -75,10 +81,10 @@ func DecodeLockFile(raw []byte) (*LockFile, error) {
 	if f.APIVersion != LockVersion {
 		return nil, fmt.Errorf("lock: apiVersion %q: this release reads %q", clip(f.APIVersion), LockVersion)
 	}
-	d := f.OS.Debian
-	if (d != nil) == f.OS.Scratch {
-		return nil, errors.New("lock: os: want exactly one of debian and scratch")
+	if err := f.OS.Validate(); err != nil {
+		return nil, fmt.Errorf("lock: %w", err)
 	}
+	d := f.OS.Debian
 	if d == nil {
 		return &f, nil
 	}
@@ -90,6 +96,32 @@ func DecodeLockFile(raw []byte) (*LockFile, error) {
 		}
 	}
 	return &f, nil
+}
+
+// Validate checks that there is exactly one system, and what is said of a base.
+func (os *LockedOS) Validate() error {
+	if os.Scratch && (os.Debian != nil || os.Base != nil) || !os.Scratch && os.Debian == nil && os.Base == nil {
+		return errors.New("os: want exactly one of debian, base and scratch, or debian over base")
+	}
+	if os.Base == nil {
+		return nil
+	}
+	for platform, b := range os.Base.Platforms {
+		if b.Image.Validate() != nil || b.Image.Algorithm() != digest.SHA256 {
+			return fmt.Errorf("os.base.platforms[%q].image: %q is no digest such as sha256:e3b0c442…", clip(platform), clip(string(b.Image)))
+		}
+		for i, dir := range b.Merged {
+			if !slices.Contains(mergedUsr, dir) {
+				return fmt.Errorf("os.base.platforms[%q].merged[%d]: %q is no directory that is a link into /usr", clip(platform), i, clip(dir))
+			}
+		}
+		for i, p := range b.Packages {
+			if p.Name == "" || p.Version == "" || len(p.Name)+len(p.Version)+len(p.Arch) > 1024 || hasControl(p.Name+p.Version+p.Arch) {
+				return fmt.Errorf("os.base.platforms[%q].packages[%d]: want a name, a version and an architecture", clip(platform), i)
+			}
+		}
+	}
+	return nil
 }
 
 var debianArch = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,31}$`)
@@ -116,17 +148,33 @@ func (f *LockFile) Misfits(r *Recipe) []string {
 	var misfits []string
 	say := func(format string, args ...any) { misfits = append(misfits, fmt.Sprintf(format, args...)) }
 	d, locked := r.OS.Debian, f.OS.Debian
+	base := r.OS.Base.String()
 	switch {
-	case d == nil && locked == nil:
-		return nil
-	case d == nil:
-		say("the recipe is over %s, the lock has Debian %s", r.OS.kind(), locked.Suite)
+	case r.OS.kind() != f.OS.kind():
+		say("the recipe is over %s, the lock over %s", r.OS.describe(), f.OS.describe())
 		return misfits
-	case locked == nil:
-		say("the recipe is over Debian %s, the lock over scratch", d.Suite)
+	case base != "" && f.Request != nil && base != f.Request.Base:
+		say("%s is asked for, the lock was made for %s", base, f.Request.Base)
 		return misfits
 	}
-	if d.Suite != locked.Suite {
+	if f.OS.Base != nil {
+		for _, platform := range r.BasePlatforms() {
+			if _, ok := f.OS.Base.Platforms[platform]; !ok {
+				say("the recipe is for %s, which the lock does not have", platform)
+			}
+		}
+	}
+	switch {
+	case d == nil && locked == nil:
+		return misfits
+	case d == nil:
+		say("the lock has packages over the base, the recipe adds none")
+		return misfits
+	case locked == nil:
+		say("the recipe adds packages to the base, the lock has none")
+		return misfits
+	}
+	if d.Suite != locked.Suite && d.Suite != "" {
 		say("os.debian.suite is %s, the lock has %s", d.Suite, locked.Suite)
 	}
 	if q := f.Request; q != nil {
@@ -189,10 +237,58 @@ func PlatformsOf(outputs []Output) []string {
 	return sortedSet(all)
 }
 
-// kind names the system for messages, as the recipe does.
-func (os OS) kind() string {
-	if os.Debian != nil {
+// BasePlatforms returns the platforms that a base is wanted for: those of images and of disks, sorted, each once.
+func (r *Recipe) BasePlatforms() []string {
+	var all []string
+	for _, system := range r.Systems() {
+		platform, _ := PlatformOf(system)
+		all = append(all, platform)
+	}
+	return sortedSet(all)
+}
+
+// String is the base as lock files and messages name it: its field, and what the recipe says there. Empty for nil.
+func (b *Base) String() string {
+	if b == nil {
+		return ""
+	}
+	return b.Field() + " " + b.Ref
+}
+
+// kind tells systems apart that no lock of another can stand for.
+func (os OS) kind() string { return kindOf(os.Base != nil, os.Debian != nil) }
+
+func (os LockedOS) kind() string { return kindOf(os.Base != nil, os.Debian != nil) }
+
+func kindOf(base, debian bool) string {
+	switch {
+	case base:
+		return "base"
+	case debian:
 		return "debian"
+	}
+	return "scratch"
+}
+
+// describe names the system for messages.
+func (os OS) describe() string {
+	switch {
+	case os.Base != nil:
+		return os.Base.String()
+	case os.Debian != nil:
+		return "Debian " + os.Debian.Suite
+	}
+	return "scratch"
+}
+
+func (os LockedOS) describe() string {
+	switch {
+	case os.Base != nil && os.Base.Name != "":
+		return "os.recipe " + os.Base.Name + "@" + os.Base.Version
+	case os.Base != nil:
+		return "another image"
+	case os.Debian != nil:
+		return "Debian " + os.Debian.Suite
 	}
 	return "scratch"
 }

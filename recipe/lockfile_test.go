@@ -57,7 +57,7 @@ func TestLockFileMisfits(t *testing.T) {
 		"{debian: {suite: bookworm, packages: [curl, vim], scripts: skip}}":                       "os.debian.packages has vim, which the lock was not made for",
 		"{debian: {suite: bookworm, scripts: skip}}":                                              "the lock was made for curl, which os.debian.packages does not have",
 		"{debian: {suite: bookworm, packages: [curl=8], scripts: skip}}":                          "os.debian.packages has curl=8, which the lock was not made for|the lock was made for curl, which os.debian.packages does not have",
-		"{scratch: true}": "the recipe is over scratch, the lock has Debian bookworm",
+		"{scratch: true}": "the recipe is over scratch, the lock over Debian bookworm",
 	} {
 		r := lockedRecipe(t, debian)
 		if got := strings.Join(someLock(made).Misfits(r), "|"); got != want {
@@ -97,7 +97,7 @@ func TestLockFileIsChecked(t *testing.T) {
 		{`"arch": "all"`, `"arch": "a/b"`, "is no Debian architecture"},
 		{"sha256:e3b0", "sha256:xxxx", "is no digest"},
 		{`"size": 1`, `"size": -1`, "is negative"},
-		{`"debian"`, `"other"`, "want exactly one of debian and scratch"},
+		{`"debian"`, `"other"`, "want exactly one of debian, base and scratch"},
 		{`]}}}}`, `]}}}} {}`, "something follows"},
 	} {
 		if _, err := DecodeLockFile([]byte(strings.Replace(good, test[0], test[1], 1))); err == nil || !strings.Contains(err.Error(), test[2]) {

@@ -78,9 +78,13 @@ func readRecipe(v strict.Value) *Recipe {
 		recipe.App = readApp(v)
 	}
 	if v, ok := f.Need("os", "os: {debian: {suite: bookworm}}, or os: {scratch: true}"); ok {
-		recipe.OS = readOS(v)
-		if at := slices.IndexFunc(recipe.App, func(item AppItem) bool { return item.Package != "" }); at >= 0 && recipe.OS.Scratch {
+		recipe.OS = readOS(v, recipe.Name)
+		at := slices.IndexFunc(recipe.App, func(item AppItem) bool { return item.Package != "" })
+		if at >= 0 && recipe.OS.Scratch {
 			v.Refuse("is no system that app[%d] could be installed in; write os: {debian: …}", at)
+		}
+		if at >= 0 && recipe.OS.Base != nil && recipe.OS.Debian == nil {
+			recipe.OS.Debian = &Debian{Variant: VariantBase, Scripts: "run"}
 		}
 		if app, has := f.Get("app"); recipe.OS.Scratch && (!has || app.IsEmptyList()) {
 			v.Refuse("scratch without app is an image without a file; add app: [{copy: ./dist, to: /opt/app}]")
@@ -108,7 +112,7 @@ func readRecipe(v strict.Value) *Recipe {
 // kinds of OS, one of which a recipe has.
 var osKinds = []string{"debian", "image", "recipe", "tar", "scratch"}
 
-func readOS(v strict.Value) (os OS) {
+func readOS(v strict.Value, name string) (os OS) {
 	f, ok := v.Fields("debian: {suite: bookworm}, or scratch: true", osKinds...)
 	if !ok {
 		return os
@@ -141,7 +145,7 @@ func readOS(v strict.Value) (os OS) {
 	}
 	for _, key := range []string{"image", "recipe", "tar"} {
 		if v, ok := f.Get(key); ok {
-			later(v, "write os: {debian: …} or os: {scratch: true}")
+			os.Base, os.Debian = readBase(key, v, name)
 		}
 	}
 	return os
@@ -160,12 +164,7 @@ func readDebian(v strict.Value) *Debian {
 	}
 	d := &Debian{Variant: "minbase", Scripts: "run"}
 	if v, ok := f.Need("suite", "suite: bookworm"); ok {
-		if s, ok := v.Text("bookworm"); ok {
-			if !debianSuite.MatchString(s) {
-				v.Refuse("%q is no suite: lower-case letters, digits, . and -; write suite: bookworm", clip(s))
-			}
-			d.Suite = s
-		}
+		d.Suite = readSuite(v)
 	}
 	variant, hasVariant := f.Get("variant")
 	if hasVariant {
@@ -183,6 +182,23 @@ func readDebian(v strict.Value) *Debian {
 		}
 	} else if d.Variant == "none" {
 		variant.Refuse("none brings no package of its own; name some with packages, or write minbase")
+	}
+	readAdded(f, d)
+	return d
+}
+
+func readSuite(v strict.Value) string {
+	s, ok := v.Text("bookworm")
+	if ok && !debianSuite.MatchString(s) {
+		v.Refuse("%q is no suite: lower-case letters, digits, . and -; write suite: bookworm", clip(s))
+	}
+	return s
+}
+
+// readAdded reads how packages are installed and where they come from; over a base, also which.
+func readAdded(f strict.Fields, d *Debian) {
+	if v, ok := f.Get("packages"); ok && d.Variant == VariantBase {
+		d.Packages = readPackages(v)
 	}
 	if v, ok := f.Get("scripts"); ok {
 		if s, ok := v.Text("run or skip"); ok {
@@ -217,7 +233,6 @@ func readDebian(v strict.Value) *Debian {
 			d.Mirror = "[check-valid-until=no] " + d.Mirror
 		}
 	}
-	return d
 }
 
 // readPackages reads names and name=version. Their order is kept: which of two alternatives is taken may depend on it.

@@ -186,12 +186,26 @@ func TestParseErrors(t *testing.T) {
 			`f:3:5: os: names no system; write one of debian, image, recipe, tar, scratch`}},
 		{"two systems", strings.Replace(minimal, "{scratch: true}", "{scratch: true, debian: {suite: s, scripts: skip}}", 1), []string{
 			`f:3:5: os: names scratch and debian; write exactly one of debian, image, recipe, tar, scratch`}},
-		{"later systems", strings.Replace(minimal, "{scratch: true}", "{image: a.example/b}", 1), []string{
-			`f:3:13: os.image: is not in this release of bakefarm yet; write os: {debian: …} or os: {scratch: true}`}},
-		{"recipe", strings.Replace(minimal, "{scratch: true}", "{recipe: a@prod}", 1), []string{
-			`f:3:14: os.recipe: is not in this release of bakefarm yet; write os: {debian: …} or os: {scratch: true}`}},
-		{"tar", strings.Replace(minimal, "{scratch: true}", "{tar: ./x.tar}", 1), []string{
-			`f:3:11: os.tar: is not in this release of bakefarm yet; write os: {debian: …} or os: {scratch: true}`}},
+		{"image with a scheme", strings.Replace(minimal, "{scratch: true}", "{image: 'https://a.example/b'}", 1), []string{
+			`f:3:13: os.image: "https://a.example/b" has https:// in front, which registries' references have not; write registry.example/team/base:1, …@sha256:…, oci:./layout:tag or docker-archive:./base.tar`}},
+		{"bad image", strings.Replace(minimal, "{scratch: true}", "{image: a.example/B}", 1), []string{
+			`f:3:13: os.image: "a.example/B" is no reference: lower-case letters and digits, separated by one of . _ __ - /; write registry.example/team/base:1, …@sha256:…, oci:./layout:tag or docker-archive:./base.tar`}},
+		{"bad digest", strings.Replace(minimal, "{scratch: true}", "{image: 'a.example/b@sha256:12'}", 1), []string{
+			`f:3:13: os.image: "a.example/b@sha256:12" does not end in a digest such as sha256:e3b0c442…; write registry.example/team/base:1, …@sha256:…, oci:./layout:tag or docker-archive:./base.tar`}},
+		{"layout elsewhere", strings.Replace(minimal, "{scratch: true}", "{image: 'oci:/srv/base'}", 1), []string{
+			`f:3:13: os.image: "oci:/srv/base": the path is absolute; write one inside the context directory, such as oci:./base or oci:./base:1`}},
+		{"no channel", strings.Replace(minimal, "{scratch: true}", "{recipe: base/debian}", 1), []string{
+			`f:3:14: os.recipe: "base/debian": names no channel, version or digest of the image; write base/debian@prod, base/debian@ and a version, or a digest`}},
+		{"itself", strings.Replace(minimal, "{scratch: true}", "{recipe: a/b@prod}", 1), []string{
+			`f:3:14: os.recipe: "a/b@prod" is this recipe's own name: an image can't stand on itself; give one of them another name`}},
+		{"tar of what", strings.Replace(minimal, "{scratch: true}", "{tar: ./x.zip}", 1), []string{
+			`f:3:11: os.tar: "./x.zip" is no .tar, .tar.gz, .tar.xz or .tar.zst; write the path of a root file system's tar inside the context directory, such as ./rootfs.tar.xz`}},
+		{"tar from afar", strings.Replace(minimal, "{scratch: true}", "{tar: 'http://a.example/x.tar'}", 1), []string{
+			`f:3:11: os.tar: "http://a.example/x.tar" is a URL, and what lies there may change; write the path of a root file system's tar inside the context directory, such as ./rootfs.tar.xz`}},
+		{"base without reference", strings.Replace(minimal, "{scratch: true}", "{image: {packages: [curl]}}", 1), []string{
+			`f:3:13: os.image.ref: is missing; write ref: registry.example/team/base:1`}},
+		{"base as a list", strings.Replace(minimal, "{scratch: true}", "{image: [a]}", 1), []string{
+			`f:3:13: os.image: is a list; write registry.example/team/base:1, or {ref: registry.example/team/base:1, packages: [curl]}`}},
 		{"no scratch", strings.Replace(minimal, "true", "false", 1), []string{
 			`f:3:15: os.scratch: is the truth value false; write scratch: true, or name another system`}},
 		{"scratch without app", "apiVersion: bakefarm/v1\nname: a\nos: {scratch: {}}\n", []string{

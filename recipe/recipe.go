@@ -23,16 +23,17 @@ type Recipe struct {
 	Publish    Publish
 }
 
-// OS is the operating system under the app. Exactly one field is set.
+// OS is the operating system under the app. Exactly one field is set, but for Debian packages over a Base.
 type OS struct {
 	Debian  *Debian
+	Base    *Base
 	Scratch bool
 }
 
 // Debian asks for a system made of Debian packages.
 type Debian struct {
-	Suite    string   `json:"suite"`
-	Variant  string   `json:"variant"`            // "minbase" or "none"
+	Suite    string   `json:"suite"`              // empty over a Base: the one that it is of
+	Variant  string   `json:"variant"`            // "minbase", "none", or VariantBase
 	Packages []string `json:"packages,omitempty"` // name or name=version, in the order given, each once: it decides between alternatives
 	Scripts  string   `json:"scripts"`            // "run" the maintainer scripts, or "skip" them
 	Exclude  []string `json:"exclude,omitempty"`  // patterns for NewExcludes: presets have become what they stand for

@@ -279,12 +279,16 @@ func MergeTrees(trees ...*Tree) (*Tree, error) {
 var mergedUsr = []string{"bin", "lib", "lib32", "lib64", "libx32", "sbin"}
 
 // MergeUsr returns the tree as it must stand over a merged-/usr system: /bin/tool becomes /usr/bin/tool. A layer with a
-// directory /bin would replace the system's link, and with it every program.
-func (t *Tree) MergeUsr() (*Tree, error) {
+// directory /bin would replace the system's link, and with it every program. links are the system's; none given: all
+// that a Debian system may have.
+func (t *Tree) MergeUsr(links ...string) (*Tree, error) {
+	if len(links) == 0 {
+		links = mergedUsr
+	}
 	entries := make(map[string]TreeEntry, len(t.Entries))
 	for _, e := range t.Entries {
 		top, _, _ := strings.Cut(e.Path, "/")
-		if slices.Contains(mergedUsr, top) {
+		if slices.Contains(links, top) {
 			if e.Path == top && e.Type == TypeLink && strings.TrimPrefix(e.Link, "/") == "usr/"+top {
 				entries[e.Path] = e // the system's own link again
 				continue

@@ -41,6 +41,9 @@ func (v Value) IsFalse() bool {
 // IsList reports whether the value is a list.
 func (v Value) IsList() bool { return v.node.Kind == yaml.SequenceNode }
 
+// IsMapping reports whether the value is a mapping.
+func (v Value) IsMapping() bool { return v.node.Kind == yaml.MappingNode }
+
 // IsEmptyList reports whether the value is a list without items.
 func (v Value) IsEmptyList() bool {
 	return v.node.Kind == yaml.SequenceNode && len(v.node.Content) == 0
