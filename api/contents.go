@@ -15,6 +15,7 @@ import (
 	"bakefarm/imagestore"
 	"bakefarm/imagestore/catalog"
 	"bakefarm/imagestore/compare"
+	"bakefarm/plan"
 	"bakefarm/recipe"
 )
 
@@ -83,10 +84,10 @@ func (a *API) imagePackages(ctx context.Context, in *imageRef) (*body[[]ImagePac
 
 // packagesOf are a Lock's packages for a platform.
 func packagesOf(l *recipe.Lock, platform string) []recipe.LockedPackage {
-	if l.OS.Debian == nil || l.OS.Debian.Platforms[platform] == nil {
-		return []recipe.LockedPackage{}
+	if list := plan.Installed(l)[platform]; list != nil {
+		return list
 	}
-	return l.OS.Debian.Platforms[platform]
+	return []recipe.LockedPackage{}
 }
 
 func (a *API) imageAncestry(ctx context.Context, in *imageRef) (*body[Ancestry], error) {

@@ -43,7 +43,7 @@ func scan(t testing.TB, files map[string][]byte) *client.Scan {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := client.ScanContext(t.Context(), dir, r.App)
+	s, err := client.ScanContext(t.Context(), dir, r.App, r.OS.Base)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"bakefarm/bus"
 	"bakefarm/farm"
 	"bakefarm/imagestore"
+	"bakefarm/plan"
 	"bakefarm/recipe"
 
 	"github.com/opencontainers/go-digest"
@@ -208,6 +209,11 @@ func (c *Coordinator) prepare(ctx context.Context, f *flight, b farm.Bake) error
 	if f.debs, err = recipe.FindPackages(manifest, f.recipe.App); err != nil {
 		return invalid("%s: %s", b.File, err)
 	}
+	files, err := recipe.FindBase(manifest, f.recipe.OS.Base)
+	if err != nil {
+		return invalid("%s: %s", b.File, err)
+	}
+	f.source = plan.SourceOf(f.recipe.OS.Base, files)
 	f.trees = slices.Clip(append([]*recipe.Tree{}, trees...)) // not nil
 	return nil
 }
@@ -254,8 +260,8 @@ func (c *Coordinator) checkChunks(ctx context.Context, f *flight) error {
 			add(e.Path, e.Chunks)
 		}
 	}
-	for _, deb := range f.debs {
-		add(deb.Path, deb.Chunks)
+	for _, file := range append(slices.Clip(f.debs), f.source.Files...) {
+		add(file.Path, file.Chunks)
 	}
 	have, err := ask.of(ctx, c.Store)
 	if err != nil {

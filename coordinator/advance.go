@@ -144,6 +144,11 @@ func (c *Coordinator) rechart(ctx context.Context, f *flight, b farm.Bake) error
 			return vanishedIsFatal(err)
 		}
 	}
+	if f.lock.OS.Base != nil && f.source.From == "" {
+		if err := c.prepare(ctx, f, b); err != nil { // for where the base can be had
+			return err
+		}
+	}
 	f.trees = nil
 	for _, item := range f.lock.App {
 		raw, err := imagestore.ReadAll(ctx, c.Store, item.Tree, recipe.MaxManifest)

@@ -109,7 +109,7 @@ func (c *Coordinator) begin(ctx context.Context, f *flight, b farm.Bake, key dig
 
 // chart plans the flight's Lock.
 func (c *Coordinator) chart(f *flight, b farm.Bake) error {
-	p, err := plan.New(f.lock, f.trees, func(p recipe.LockedPackage) []string { return f.urls[p.SHA256] })
+	p, err := plan.New(f.lock, f.trees, func(p recipe.LockedPackage) []string { return f.urls[p.SHA256] }, f.source)
 	if err != nil {
 		return fatal{err}
 	}
@@ -118,6 +118,15 @@ func (c *Coordinator) chart(f *flight, b farm.Bake) error {
 		if was, ok := f.known[f.graph.refs[i].ID]; ok {
 			f.graph.refs[i] = was
 		}
+	}
+	if !b.LockOnly {
+		f.early = slices.DeleteFunc(f.early, func(was farm.ShardRef) bool { // a base is imported before there is a plan
+			i, planned := f.graph.index[was.ID]
+			if planned {
+				f.graph.refs[i] = was
+			}
+			return planned
+		})
 	}
 	return nil
 }

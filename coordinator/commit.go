@@ -118,7 +118,7 @@ func (c *Coordinator) createVersion(ctx context.Context, f *flight, b farm.Bake)
 	v := farm.Version{
 		Schema: farm.Schema, Name: b.Name, Version: b.Version, Key: b.Key, Lock: b.Lock, Bake: b.ID,
 		Sequence: c.versions.next(b.Name), Images: b.Images, Registries: f.recipe.Publish.Registries,
-		Contents: plan.Contents(f.lock), CreatedAt: c.Now().UTC(),
+		Contents: plan.Contents(f.lock, refOf(f.recipe)), CreatedAt: c.Now().UTC(),
 	}
 	_, err := c.Bus.Versions.Create(ctx, key, v)
 	if err == nil {

@@ -29,7 +29,10 @@ type flight struct {
 	trees      []*recipe.Tree
 	debs       []recipe.ContextFile // the user's own packages
 	pinned     *recipe.LockFile     // that came with the request
-	early      []farm.ShardRef      // observe and solve
+	source     plan.BaseSource      // of the recipe's base
+	bases      map[string]*plan.Found
+	base       *recipe.LockedBase
+	early      []farm.ShardRef // observe, inspect, import and solve
 	lock       *recipe.Lock
 	evidence   *plan.Evidence
 	urls       map[digest.Digest][]string // of packages, by sha256

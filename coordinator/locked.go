@@ -46,7 +46,8 @@ func (c *Coordinator) readLockFile(ctx context.Context, f *flight, b farm.Bake) 
 // updateMisfits says what keeps the packages from being chosen anew while the rest of the lock file stays.
 func updateMisfits(r *recipe.Recipe, l *recipe.LockFile, names []string) (misfits []string) {
 	d, locked := r.OS.Debian, l.OS.Debian
-	if d == nil || locked == nil || d.Suite != locked.Suite {
+	otherBase := (r.OS.Base == nil) != (l.OS.Base == nil) || l.Request != nil && l.Request.Base != r.OS.Base.String()
+	if d == nil || locked == nil || d.Suite != locked.Suite && d.Suite != "" || otherBase {
 		return []string{"update: the lock file is of another system than the recipe: update it as a whole, without naming packages"}
 	}
 	for _, name := range names {
@@ -107,14 +108,21 @@ func (c *Coordinator) answerLocked(ctx context.Context, f *flight, b farm.Bake) 
 			packages[platform] = d.Platforms[platform]
 		}
 	}
-	lock := plan.Lock(f.recipe, packages, f.trees)
+	if d := f.recipe.OS.Debian; d != nil && d.Suite == "" {
+		d.Suite = f.pinned.OS.Debian.Suite
+	}
+	base, err := f.pinnedBase()
+	if err != nil {
+		return nil, err
+	}
+	lock := plan.Lock(f.recipe, base, packages, f.trees)
 	urls := map[digest.Digest][]string{}
 	evidence := &plan.Evidence{Platforms: map[string]plan.Answer{}}
 	lacking, err := c.lacking(ctx, f, b, lock)
 	if err != nil {
 		return nil, err
 	}
-	questions, err := plan.Resolve(f.recipe)
+	questions, err := plan.Resolve(f.recipe, nil)
 	if err != nil {
 		return nil, fatal{err}
 	}
@@ -144,6 +152,24 @@ func (c *Coordinator) answerLocked(ctx context.Context, f *flight, b farm.Bake) 
 	return jobs, nil
 }
 
+// pinnedBase is the lock file's base for the platforms that the recipe is for; nil without one. Whoever gives a base of
+// the context another content wants another Lock.
+func (f *flight) pinnedBase() (*recipe.LockedBase, error) {
+	locked := f.pinned.OS.Base
+	if locked == nil {
+		return nil, nil
+	}
+	base := &recipe.LockedBase{Name: locked.Name, Version: locked.Version, Platforms: map[string]recipe.LockedBasePlatform{}}
+	for _, platform := range f.recipe.BasePlatforms() {
+		base.Platforms[platform] = locked.Platforms[platform]
+		if is := locked.Platforms[platform].Image; f.recipe.OS.Base.InContext() && is != f.source.FilesDigest() {
+			return nil, fatally("the lock file is of another %s than the context has now (%s, not %s)\nbring it up to date with \"bakefarm lock RECIPE --update\"",
+				f.recipe.OS.Base.Ref, f.source.FilesDigest(), is)
+		}
+	}
+	return base, nil
+}
+
 // lacking are the packages, by sha256, that have to be fetched for the Lock to be baked.
 func (c *Coordinator) lacking(ctx context.Context, f *flight, b farm.Bake, lock *recipe.Lock) (map[digest.Digest]bool, error) {
 	if lock.OS.Debian == nil || b.LockOnly {
@@ -152,7 +178,7 @@ func (c *Coordinator) lacking(ctx context.Context, f *flight, b farm.Bake, lock 
 	if _, ok, err := c.committed(ctx, f.recipe.Name, lock.Key(), b); ok || err != nil {
 		return nil, err
 	}
-	p, err := plan.New(lock, f.trees, func(recipe.LockedPackage) []string { return nil })
+	p, err := plan.New(lock, f.trees, func(recipe.LockedPackage) []string { return nil }, f.source)
 	if err != nil {
 		return nil, fatal{err}
 	}

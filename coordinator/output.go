@@ -38,8 +38,11 @@ func readOutput(kind farm.Kind, raw json.RawMessage) (output, error) {
 	switch kind {
 	case farm.KindObserve:
 		var o plan.ObserveOutput
-		if err = json.Unmarshal(raw, &o); err == nil && len(o.Indexes) == 0 {
-			err = errors.New("no indexes")
+		if err = json.Unmarshal(raw, &o); err == nil && (len(o.Indexes) == 0) == (o.Image == nil) {
+			err = errors.New("want indexes, or an image")
+		}
+		if err == nil && o.Image != nil {
+			err = checkObservedImage(o.Image)
 		}
 		for _, i := range o.Indexes {
 			out.pieces = append(out.pieces, i.Packages)
@@ -59,6 +62,16 @@ func readOutput(kind farm.Kind, raw json.RawMessage) (output, error) {
 		}
 		out.pieces = []digest.Digest{o.SHA256, o.Control}
 		out.value, out.main = &o, o.SHA256
+	case farm.KindImport:
+		var o plan.Base
+		if err = json.Unmarshal(raw, &o); err == nil {
+			err = checkBase(&o)
+		}
+		out.pieces = []digest.Digest{o.Config, o.Record, o.Status, o.Packages}
+		for _, l := range o.Layers {
+			out.pieces = append(out.pieces, l.Digest)
+		}
+		out.value, out.main = &o, o.Record
 	case farm.KindConvert, farm.KindTrim, farm.KindCut:
 		var o plan.Member
 		if err = json.Unmarshal(raw, &o); err == nil {
@@ -116,6 +129,36 @@ func checkMember(m *plan.Member) error {
 	for _, p := range m.Pieces {
 		if p.Size <= 0 || p.Size > imagestore.MaxPiece {
 			return fmt.Errorf("piece %s of %d bytes", p.Digest, p.Size)
+		}
+	}
+	return nil
+}
+
+// maxObserved bounds the platforms of an image.
+const maxObserved = 1000
+
+func checkObservedImage(o *plan.ObservedImage) error {
+	if _, err := imagestore.ParseDigest(o.Digest); err != nil {
+		return err
+	}
+	if len(o.Platforms) > maxObserved {
+		return fmt.Errorf("%d platforms: at most %d are allowed", len(o.Platforms), maxObserved)
+	}
+	for _, d := range o.Platforms {
+		if _, err := imagestore.ParseDigest(d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkBase(b *plan.Base) error {
+	if len(b.Layers) > plan.MaxLayers || b.Count < 0 {
+		return fmt.Errorf("%d layers and %d packages", len(b.Layers), b.Count)
+	}
+	for _, l := range b.Layers {
+		if err := errors.Join(l.DiffID.Validate(), positive("size", l.Size), positive("tarSize", l.TarSize)); err != nil {
+			return fmt.Errorf("layer %s: %w", l.Digest, err)
 		}
 	}
 	return nil

@@ -77,7 +77,7 @@ func (o own) of(q plan.Question) ([]plan.Own, error) {
 
 // hasLocked reports whether the user's packages are those of the lock file, for every platform.
 func (f *flight) hasLocked(o own) bool {
-	questions, err := plan.Resolve(f.recipe)
+	questions, err := plan.Resolve(f.recipe, nil)
 	if err != nil {
 		return true // said when it is resolved
 	}

@@ -55,7 +55,15 @@ func (c *Coordinator) answer(ctx context.Context, f *flight, b farm.Bake) (jobs 
 			return nil, err
 		}
 	}
-	questions, err := plan.Resolve(f.recipe)
+	if jobs, err = c.based(ctx, f, b); err != nil || len(jobs) > 0 {
+		return jobs, err
+	}
+	if d := f.recipe.OS.Debian; d != nil && d.Suite == "" {
+		if d.Suite, err = suiteOf(f.bases); err != nil {
+			return nil, err
+		}
+	}
+	questions, err := plan.Resolve(f.recipe, f.bases)
 	if err != nil {
 		return nil, fatal{err}
 	}
@@ -105,7 +113,7 @@ func (c *Coordinator) answer(ctx context.Context, f *flight, b farm.Bake) (jobs 
 			return nil, err
 		}
 	}
-	f.lock = plan.Lock(f.recipe, packages, f.trees)
+	f.lock = plan.Lock(f.recipe, f.base, packages, f.trees)
 	return nil, nil
 }
 
@@ -189,7 +197,10 @@ func (c *Coordinator) forgetObserved(ctx context.Context, f *flight, b farm.Bake
 	if err := c.readRecipe(ctx, f, b); err != nil {
 		return // it grows old by itself
 	}
-	questions, err := plan.Resolve(f.recipe)
+	if d := f.recipe.OS.Debian; d != nil && d.Suite == "" && f.lock != nil && f.lock.OS.Debian != nil {
+		d.Suite = f.lock.OS.Debian.Suite
+	}
+	questions, err := plan.Resolve(f.recipe, nil)
 	if err != nil {
 		return
 	}

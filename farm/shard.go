@@ -14,7 +14,8 @@ type Kind string
 
 // The kinds of shard. Each has a format number in package plan: bytes that change raise it.
 const (
-	KindObserve  Kind = "observe"  // ask a Debian mirror what it has now; never in the action cache
+	KindObserve  Kind = "observe"  // ask a Debian mirror what it has now, or a registry what a tag names; never in the action cache
+	KindImport   Kind = "import"   // one platform of an image of others becomes layers to stand on
 	KindSolve    Kind = "solve"    // OS request and observed indexes in, exact package list out
 	KindInspect  Kind = "inspect"  // what a .deb of the user's is, and asks for
 	KindConvert  Kind = "convert"  // one Debian package becomes one layer member
@@ -30,7 +31,7 @@ const (
 )
 
 // Kinds lists every kind of this release, in the order in which a bake meets them.
-var Kinds = []Kind{KindObserve, KindInspect, KindSolve, KindConvert, KindTrim, KindCut, KindAssemble, KindConfigure, KindImage, KindIndex, KindDisk}
+var Kinds = []Kind{KindObserve, KindInspect, KindImport, KindSolve, KindConvert, KindTrim, KindCut, KindAssemble, KindConfigure, KindImage, KindIndex, KindDisk}
 
 // ShardState is where a shard stands.
 //

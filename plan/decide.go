@@ -46,6 +46,7 @@ func (p *Plan) Decide(have func(key digest.Digest) bool) []Decision {
 var done = map[farm.Kind]string{
 	farm.KindObserve:   "observed",
 	farm.KindInspect:   "inspected",
+	farm.KindImport:    "imported",
 	farm.KindSolve:     "solved",
 	farm.KindConvert:   "converted",
 	farm.KindTrim:      "trimmed",
@@ -61,6 +62,7 @@ var done = map[farm.Kind]string{
 var with = map[farm.Kind]string{
 	farm.KindSolve:     " for this request and these indexes",
 	farm.KindInspect:   " with this content",
+	farm.KindImport:    " with this digest",
 	farm.KindTrim:      " by these patterns",
 	farm.KindCut:       " with this content",
 	farm.KindAssemble:  " of these members",

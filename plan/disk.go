@@ -41,13 +41,26 @@ func machinePackages(named []string, arch, boot string) []string {
 
 // disk adds the shards of a disk. It has the layers of the image for its platform; only those of added packages are its
 // own, with its kernel.
-func (b *builder) disk(lock *recipe.Lock, d *recipe.DiskOutput, app digest.Digest, urls func(recipe.LockedPackage) []string) error {
-	if lock.OS.Debian == nil {
+func (b *builder) disk(lock *recipe.Lock, d *recipe.DiskOutput, trees []*recipe.Tree, source BaseSource, urls func(recipe.LockedPackage) []string) error {
+	system := recipe.SystemOf(d)
+	var base digest.Digest
+	var layers []digest.Digest
+	var err error
+	switch {
+	case lock.OS.Base != nil:
+		if base, err = b.base(lock.OS.Base, d.Platform, source); err != nil {
+			return err
+		}
+	case lock.OS.Debian == nil:
 		return errors.New("lock: a disk over scratch has no kernel")
 	}
-	_, layers, err := b.debian(lock.OS.Debian, recipe.SystemOf(d), urls)
-	if err != nil {
-		return err
+	if lock.OS.Debian != nil {
+		if _, layers, err = b.debian(lock.OS.Debian, system, base, urls); err != nil {
+			return err
+		}
+	}
+	if base != "" {
+		layers = slices.Insert(layers, 0, base)
 	}
 	if len(layers) == 0 {
 		return errors.New("lock: a disk without a package has no kernel")
@@ -56,11 +69,13 @@ func (b *builder) disk(lock *recipe.Lock, d *recipe.DiskOutput, app digest.Diges
 	for _, key := range layers {
 		seed.WriteString(key.String() + "\n")
 	}
-	spec := DiskSpec{Disk: *d, Config: lock.Config, Seed: digest.FromString(seed.String())}
-	for _, p := range lock.OS.Debian.Platforms[recipe.SystemOf(d)] {
+	spec := DiskSpec{Disk: *d, Config: lock.Config, Seed: digest.FromString(seed.String()), Base: base != ""}
+	for _, p := range lock.PackagesOf(system) {
 		spec.Packages = append(spec.Packages, p.Name)
 	}
-	if app != "" {
+	if app, err := b.app(lock, trees, d.Platform, base); err != nil {
+		return err
+	} else if app != "" {
 		layers = append(layers, app)
 	}
 	b.images = append(b.images, Output{Kind: farm.ImageDisk, Platform: d.Platform, Shard: b.add(Disk(spec, layers))})

@@ -22,7 +22,7 @@ func bakeDisk(t *testing.T, text string, ctx *recipe.Context, systems map[string
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := New(Lock(r, systems, trees), trees, urls)
+	p, err := New(Lock(r, nil, systems, trees), trees, urls, BaseSource{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,7 +30,7 @@ func bakeDisk(t *testing.T, text string, ctx *recipe.Context, systems map[string
 }
 
 func TestDiskAsksForAMachine(t *testing.T) {
-	questions, err := Resolve(parse(t, withDisk))
+	questions, err := Resolve(parse(t, withDisk), nil)
 	if err != nil || len(questions) != 2 {
 		t.Fatalf("%+v: %v", questions, err)
 	}

@@ -32,7 +32,11 @@ func Key(kind farm.Kind, inputs any) digest.Digest {
 
 // Observe is the shard of an observation. Its key names the question; the answer changes with time.
 func Observe(spec ObserveSpec) Shard {
-	return newShard(farm.KindObserve, spec.Suite+" "+spec.Arch, spec, spec)
+	subject := spec.Suite + " " + spec.Arch
+	if spec.Image != "" {
+		subject = spec.Image
+	}
+	return newShard(farm.KindObserve, subject, spec, spec)
 }
 
 // Solve is the shard that answers an OS request. The key covers what the answer depends on: the request without the
@@ -66,10 +70,12 @@ func Solve(spec SolveSpec) Shard {
 		Stay   []Stay                 `json:"stay,omitempty"`
 		Own    []Own                  `json:"own,omitempty"`
 		Locate []recipe.LockedPackage `json:"locate,omitempty"`
+
+		Installed digest.Digest `json:"installed,omitempty"`
 	}
 	d := spec.Debian
 	in := inputs{Suite: d.Suite, Variant: d.Variant, Packages: d.Packages, Scripts: d.Scripts, Arch: spec.Arch, Pins: spec.Pins,
-		Stay: spec.Stay, Own: spec.Own, Locate: spec.Locate}
+		Stay: spec.Stay, Own: spec.Own, Locate: spec.Locate, Installed: spec.Installed}
 	for _, i := range spec.Indexes {
 		in.Indexes = append(in.Indexes, index{i.Base, i.Also, i.Suite, i.Codename, i.Component, i.Name, i.Packages,
 			i.Origin, i.Label, i.Archive, i.Version, i.NotAutomatic, i.ButAutomaticUpgrades})
@@ -135,8 +141,8 @@ func Cut(spec CutSpec) Shard {
 	return newShard(farm.KindCut, cutLabel(spec), spec, spec)
 }
 
-// Assemble is the shard of a layer; members are the keys of the shards whose outputs it is made of, in order. The key
-// covers these and what the head is made of beside the members.
+// Assemble is the shard of a layer; members are the keys of the shards whose outputs it is made of, in order, with that of
+// the base in front if there is one. The key covers these and what the head is made of beside the members.
 func Assemble(spec AssembleSpec, members []digest.Digest) Shard {
 	type system struct {
 		Suite   string   `json:"suite"`
@@ -149,9 +155,10 @@ func Assemble(spec AssembleSpec, members []digest.Digest) Shard {
 		Role    string             `json:"role"`
 		Dirs    []recipe.TreeEntry `json:"dirs,omitempty"`
 		OS      *system            `json:"os,omitempty"`
+		Base    bool               `json:"base,omitempty"`
 		Members []digest.Digest    `json:"members"`
 	}
-	in, subject := inputs{Role: spec.Role, Dirs: spec.Dirs, Members: members}, spec.Role+" layer"
+	in, subject := inputs{Role: spec.Role, Dirs: spec.Dirs, Base: spec.Base, Members: members}, spec.Role+" layer"
 	if spec.OS != nil {
 		in.OS = &system{spec.OS.Suite, spec.OS.Arch, spec.OS.Exclude, spec.OS.Below, spec.OS.Scripts}
 		subject += " " + spec.OS.Suite + " " + spec.OS.Arch

@@ -68,15 +68,23 @@ func DebArch(platform string) (string, error) {
 
 // Question is what a recipe asks of the world for one system before it can be locked.
 type Question struct {
-	Platform string // or recipe.SystemOf a disk
-	Observe  ObserveSpec
-	Debian   recipe.Debian // what to solve against the answer
+	Platform  string // or recipe.SystemOf a disk
+	Observe   ObserveSpec
+	Debian    recipe.Debian // what to solve against the answer
+	Installed digest.Digest // over a base: Base.Status
+}
+
+// Found is what a base for one platform came to: the output of its import, with the list of its packages.
+type Found struct {
+	Base
+	Image digest.Digest
+	List  []recipe.BasePackage
 }
 
 // Solve returns the shard that answers the question, given what was observed. What is in stay stays as it is, as far as
 // that leaves a system; own are packages of the user's.
 func (q Question) Solve(observed ObserveOutput, stay []Stay, own []Own) Shard {
-	return Solve(SolveSpec{Debian: q.Debian, Arch: q.Observe.Arch, Indexes: observed.Indexes, Pins: observed.Pins, Stay: stay, Own: own})
+	return Solve(SolveSpec{Debian: q.Debian, Arch: q.Observe.Arch, Indexes: observed.Indexes, Pins: observed.Pins, Stay: stay, Own: own, Installed: q.Installed})
 }
 
 // Locate returns the shard that finds out where packages can be had, given what was observed.
@@ -85,8 +93,9 @@ func (q Question) Locate(observed ObserveOutput, packages []recipe.LockedPackage
 }
 
 // Resolve returns the questions of a recipe, one for each system of its outputs, sorted; none when it is all there
-// already, as over scratch.
-func Resolve(r *recipe.Recipe) ([]Question, error) {
+// already, as over scratch. bases are what the recipe's base came to, by platform: packages over it are of its suite, where
+// the recipe names none, and are asked for beside what it has.
+func Resolve(r *recipe.Recipe, bases map[string]*Found) ([]Question, error) {
 	if r.OS.Debian == nil {
 		return nil, nil
 	}
@@ -98,21 +107,29 @@ func Resolve(r *recipe.Recipe) ([]Question, error) {
 		if err != nil {
 			return nil, err
 		}
-		if disk := r.DiskOf(system); disk != nil {
-			d.Packages = append(slices.Clip(d.Packages), machinePackages(d.Packages, arch, disk.Boot)...)
+		q := Question{Platform: system}
+		there := d.Packages
+		if base := bases[platform]; base != nil {
+			if d.Suite == "" {
+				d.Suite = base.Codename
+			}
+			q.Installed = base.Status
+			for _, p := range base.List {
+				there = append(slices.Clip(there), p.Name)
+			}
 		}
-		questions = append(questions, Question{
-			Platform: system,
-			Observe:  ObserveSpec{Suite: d.Suite, Arch: arch, Mirror: d.Mirror, Keyring: d.Keyring},
-			Debian:   d,
-		})
+		if disk := r.DiskOf(system); disk != nil {
+			d.Packages = append(slices.Clip(d.Packages), machinePackages(there, arch, disk.Boot)...)
+		}
+		q.Observe, q.Debian = ObserveSpec{Suite: d.Suite, Arch: arch, Mirror: d.Mirror, Keyring: d.Keyring}, d
+		questions = append(questions, q)
 	}
 	return questions, nil
 }
 
-// Lock puts together what a recipe resolved to: the answers to its questions by platform, and its app as
+// Lock puts together what a recipe resolved to: its base, the answers to its questions by platform, and its app as
 // recipe.BuildTrees made it, one tree for each item.
-func Lock(r *recipe.Recipe, packages map[string][]recipe.LockedPackage, trees []*recipe.Tree) *recipe.Lock {
+func Lock(r *recipe.Recipe, base *recipe.LockedBase, packages map[string][]recipe.LockedPackage, trees []*recipe.Tree) *recipe.Lock {
 	l := &recipe.Lock{APIVersion: recipe.LockVersion, Config: r.Config, Outputs: r.Outputs}
 	kinds := []farm.Kind{farm.KindAssemble}
 	if len(r.Platforms()) > 0 {
@@ -120,6 +137,9 @@ func Lock(r *recipe.Recipe, packages map[string][]recipe.LockedPackage, trees []
 	}
 	if len(r.Systems()) > len(r.Platforms()) {
 		kinds = append(kinds, farm.KindDisk)
+	}
+	if l.OS.Base = base; base != nil {
+		kinds = append(kinds, farm.KindImport)
 	}
 	if d := r.OS.Debian; d != nil {
 		l.OS.Debian = &recipe.LockedDebian{Suite: d.Suite, Scripts: d.Scripts, Exclude: d.Exclude, Platforms: packages}
@@ -131,7 +151,7 @@ func Lock(r *recipe.Recipe, packages map[string][]recipe.LockedPackage, trees []
 			kinds = append(kinds, farm.KindConfigure)
 		}
 	} else {
-		l.OS.Scratch = true
+		l.OS.Scratch = base == nil
 	}
 	for _, t := range trees {
 		l.App = append(l.App, t.Locked())
@@ -154,28 +174,43 @@ const scriptsRun = "run"
 
 // New plans a bake: for each platform the layers of the OS, with the packages in the Lock's order, and one of what their
 // maintainer scripts change, then one for the app, all items merged, the images over them, and an index over several
-// images; and the disks of the same. trees are those that the Lock names, in its order. urls says where a package can be fetched; no key depends on
-// it.
-func New(lock *recipe.Lock, trees []*recipe.Tree, urls func(recipe.LockedPackage) []string) (*Plan, error) {
+// images; and the disks of the same. Over a base its layers come first. trees are those that the Lock names, in its order.
+// urls says where a package can be fetched, source where the base can; no key depends on them.
+func New(lock *recipe.Lock, trees []*recipe.Tree, urls func(recipe.LockedPackage) []string, source BaseSource) (*Plan, error) {
 	if err := check(lock, trees); err != nil {
 		return nil, err
 	}
-	b := builder{seen: make(map[digest.Digest]bool)}
-	app, err := b.app(lock, trees)
-	if err != nil {
-		return nil, err
+	b := builder{seen: make(map[digest.Digest]bool), apps: make(map[string]digest.Digest)}
+	if lock.OS.Base == nil {
+		if _, err := b.app(lock, trees, "", ""); err != nil {
+			return nil, err
+		}
 	}
 	for _, platform := range recipe.PlatformsOf(lock.Outputs) {
 		spec := ImageSpec{Platform: platform, Config: lock.Config}
+		var base digest.Digest
 		var layers []digest.Digest
+		var err error
+		if lock.OS.Base != nil {
+			if base, err = b.base(lock.OS.Base, platform, source); err != nil {
+				return nil, err
+			}
+			spec.Base = true
+		}
 		if lock.OS.Debian != nil {
-			var err error
-			if spec.Roles, layers, err = b.debian(lock.OS.Debian, platform, urls); err != nil {
+			if spec.Roles, layers, err = b.debian(lock.OS.Debian, platform, base, urls); err != nil {
 				return nil, err
 			}
 		}
+		app, err := b.app(lock, trees, platform, base)
+		if err != nil {
+			return nil, err
+		}
 		if app != "" {
 			spec.Roles, layers = append(spec.Roles, RoleApp), append(layers, app)
+		}
+		if base != "" {
+			layers = slices.Insert(layers, 0, base)
 		}
 		if len(layers) == 0 {
 			return nil, fmt.Errorf("%s: neither a package nor an app file: the image would be empty", platform)
@@ -187,7 +222,7 @@ func New(lock *recipe.Lock, trees []*recipe.Tree, urls func(recipe.LockedPackage
 	}
 	for _, o := range lock.Outputs {
 		if o.Disk != nil {
-			if err := b.disk(lock, o.Disk, app, urls); err != nil {
+			if err := b.disk(lock, o.Disk, trees, source, urls); err != nil {
 				return nil, err
 			}
 		}
@@ -208,8 +243,8 @@ func check(lock *recipe.Lock, trees []*recipe.Tree) error {
 			return fmt.Errorf("lock: made with format %d of %s, this release makes format %d: lock the recipe again", format, kind, ours)
 		}
 	}
-	if (lock.OS.Debian != nil) == lock.OS.Scratch {
-		return errors.New("lock: os: want exactly one of debian and scratch")
+	if err := lock.OS.Validate(); err != nil {
+		return fmt.Errorf("lock: %w", err)
 	}
 	if d := lock.OS.Debian; d != nil && d.Scripts != scriptsRun && d.Scripts != "skip" {
 		return fmt.Errorf("lock: os.debian.scripts is %.20q: want run or skip", d.Scripts)
@@ -230,6 +265,7 @@ type builder struct {
 	shards []Shard
 	images []Output
 	seen   map[digest.Digest]bool
+	apps   map[string]digest.Digest // app layers, by what they lie over
 }
 
 func (b *builder) add(s Shard) digest.Digest {
@@ -250,7 +286,9 @@ func (b *builder) add(s Shard) digest.Digest {
 // Scripts run where packages are laid: those of the variant's over its layer, which makes one more layer that all images
 // of the suite have; then those of all other packages together over everything, as when apt installs them into a system
 // that is there. What one package's script changes may be another's, and may depend on every package of the set.
-func (b *builder) debian(os *recipe.LockedDebian, system string, urls func(recipe.LockedPackage) []string) (roles []string, layers []digest.Digest, err error) {
+//
+// Over a base, whose shard's key it is, all of that lies over the base's layers, which are configured.
+func (b *builder) debian(os *recipe.LockedDebian, system string, over digest.Digest, urls func(recipe.LockedPackage) []string) (roles []string, layers []digest.Digest, err error) {
 	platform, _ := recipe.PlatformOf(system)
 	arch, err := DebArch(platform)
 	if err != nil {
@@ -281,13 +319,13 @@ func (b *builder) debian(os *recipe.LockedDebian, system string, urls func(recip
 	}
 	run := os.Scripts == scriptsRun
 	layer := func(role string, s set, below int) {
-		spec := AssembleSpec{Role: role, OS: &AssembleOS{Suite: os.Suite, Arch: arch, Exclude: os.Exclude, Packages: s.packages, Below: below, Scripts: run}}
-		roles, layers = append(roles, role), append(layers, b.add(Assemble(spec, s.members)))
+		spec := AssembleSpec{Role: role, OS: &AssembleOS{Suite: os.Suite, Arch: arch, Exclude: os.Exclude, Packages: s.packages, Below: below, Scripts: run}, Base: over != ""}
+		roles, layers = append(roles, role), append(layers, b.add(Assemble(spec, from(over, s.members))))
 	}
 	configured := 0 // layers
 	configure := func(variant bool) {
-		spec := ConfigureSpec{Arch: arch, Below: configured, Variant: variant}
-		roles, layers = append(roles, RoleScripts), append(layers, b.add(Configure(spec, slices.Clone(layers))))
+		spec := ConfigureSpec{Arch: arch, Below: configured, Variant: variant, Base: over != ""}
+		roles, layers = append(roles, RoleScripts), append(layers, b.add(Configure(spec, from(over, layers))))
 		configured = len(layers)
 	}
 	var whole set
@@ -299,7 +337,7 @@ func (b *builder) debian(os *recipe.LockedDebian, system string, urls func(recip
 		if len(sort.packages) == 0 {
 			continue
 		}
-		if below == 0 {
+		if below == 0 && over == "" {
 			sort.role = RoleOS
 		}
 		whole = set{append(slices.Clip(whole.packages), sort.packages...), append(slices.Clip(whole.members), sort.members...)}
@@ -312,6 +350,14 @@ func (b *builder) debian(os *recipe.LockedDebian, system string, urls func(recip
 		configure(false)
 	}
 	return roles, layers, nil
+}
+
+// from is dependencies with the shard of the base in front, if there is one.
+func from(over digest.Digest, keys []digest.Digest) []digest.Digest {
+	if over == "" {
+		return slices.Clone(keys)
+	}
+	return slices.Insert(slices.Clone(keys), 0, over)
 }
 
 // convert adds the shards of a package and returns the key of the last.
@@ -343,13 +389,24 @@ func before(a, b recipe.LockedPackage) bool {
 	return a.Name < b.Name || a.Name == b.Name && a.Arch < b.Arch
 }
 
-// app adds the shards of the app layer and returns the layer's key, empty when there is nothing in it.
-func (b *builder) app(lock *recipe.Lock, trees []*recipe.Tree) (digest.Digest, error) {
-	if lock.OS.Debian != nil {
+// app adds the shards of the app layer for a platform and returns the layer's key, empty when there is nothing in it. Over a
+// base the directories on the way are as they are there: its key is that of the base's shard.
+func (b *builder) app(lock *recipe.Lock, trees []*recipe.Tree, platform string, over digest.Digest) (digest.Digest, error) {
+	merge := lock.OS.Debian != nil
+	var links []string
+	if lock.OS.Base != nil && !merge {
+		links = lock.OS.Base.Platforms[platform].Merged
+		merge = len(links) > 0
+	}
+	what := strings.Join(append(slices.Clone(links), over.String()), " ")
+	if made, ok := b.apps[what]; ok {
+		return made, nil
+	}
+	if merge {
 		merged := make([]*recipe.Tree, len(trees))
 		for i, t := range trees {
 			var err error
-			if merged[i], err = t.MergeUsr(); err != nil {
+			if merged[i], err = t.MergeUsr(links...); err != nil {
 				return "", fmt.Errorf("app[%d].%w", i, err)
 			}
 		}
@@ -357,9 +414,10 @@ func (b *builder) app(lock *recipe.Lock, trees []*recipe.Tree) (digest.Digest, e
 	}
 	tree, err := recipe.MergeTrees(trees...)
 	if err != nil || len(tree.Entries) == 0 {
+		b.apps[what] = ""
 		return "", err
 	}
-	spec := AssembleSpec{Role: RoleApp}
+	spec := AssembleSpec{Role: RoleApp, Base: over != ""}
 	var files []recipe.TreeEntry
 	for _, e := range tree.Entries {
 		if e.Type == recipe.TypeDir {
@@ -372,5 +430,6 @@ func (b *builder) app(lock *recipe.Lock, trees []*recipe.Tree) (digest.Digest, e
 	for _, run := range Runs(files) {
 		members = append(members, b.add(Cut(run)))
 	}
-	return b.add(Assemble(spec, members)), nil
+	b.apps[what] = b.add(Assemble(spec, from(over, members)))
+	return b.apps[what], nil
 }

@@ -81,12 +81,12 @@ func tryBake(t *testing.T, text string, ctx *recipe.Context, packages []recipe.L
 	if err != nil {
 		t.Fatal(err)
 	}
-	lock := Lock(r, map[string][]recipe.LockedPackage{"linux/amd64": packages}, trees)
+	lock := Lock(r, nil, map[string][]recipe.LockedPackage{"linux/amd64": packages}, trees)
 	again, err := recipe.DecodeLock(lock.Encode())
 	if err != nil || again.Key() != lock.Key() {
 		t.Fatalf("the Lock does not survive its encoding: %v", err)
 	}
-	return New(lock, trees, urls)
+	return New(lock, trees, urls, BaseSource{})
 }
 
 // TestGoldenKeys holds keys to what they were: each stands in action caches. They change only with a format number.
@@ -174,7 +174,7 @@ func TestScriptsRun(t *testing.T) {
 			t.Errorf("%s is of class %s", s.Label, s.Class)
 		}
 	}
-	if l := Lock(parse(t, run(demo)), nil, nil); l.OS.Debian.Scripts != "run" || l.Formats[string(farm.KindConfigure)] == 0 {
+	if l := Lock(parse(t, run(demo)), nil, nil, nil); l.OS.Debian.Scripts != "run" || l.Formats[string(farm.KindConfigure)] == 0 {
 		t.Errorf("lock %+v, formats %v", l.OS.Debian, l.Formats)
 	}
 }
@@ -394,11 +394,11 @@ os: {debian: {suite: bookworm, scripts: skip}}
 		"no such way": {func(l *recipe.Lock) []*recipe.Tree { l.OS.Debian.Scripts = "walk"; return trees }, "want run or skip"},
 		"no output":   {func(l *recipe.Lock) []*recipe.Tree { l.Outputs = nil; return trees }, "no output"},
 	} {
-		lock, err := recipe.DecodeLock(Lock(r, all, trees).Encode())
+		lock, err := recipe.DecodeLock(Lock(r, nil, all, trees).Encode())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := New(lock, test.change(lock), urls); err == nil || !strings.Contains(err.Error(), test.want) {
+		if _, err := New(lock, test.change(lock), urls, BaseSource{}); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v, want %q", name, err, test.want)
 		}
 	}
@@ -413,7 +413,7 @@ func TestTwoPlatformsShareWhatTheyCan(t *testing.T) {
 	}
 	arm := slices.Clone(packages)
 	arm[0].Arch, arm[0].SHA256 = "arm64", sha("libc6 arm64")
-	p, err := New(Lock(r, map[string][]recipe.LockedPackage{"linux/amd64": packages, "linux/arm64": arm}, trees), trees, urls)
+	p, err := New(Lock(r, nil, map[string][]recipe.LockedPackage{"linux/amd64": packages, "linux/arm64": arm}, trees), trees, urls, BaseSource{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -445,20 +445,20 @@ func TestTwoPlatformsShareWhatTheyCan(t *testing.T) {
 	if len(alone.Images) != 1 || alone.Images[0] != p.Images[1] {
 		t.Errorf("alone %+v, with another platform %+v", alone.Images, p.Images[1])
 	}
-	if l := Lock(parse(t, demo), nil, nil); l.Formats[string(farm.KindIndex)] != 0 {
+	if l := Lock(parse(t, demo), nil, nil, nil); l.Formats[string(farm.KindIndex)] != 0 {
 		t.Errorf("formats of a Lock for one platform: %v", l.Formats)
 	}
 }
 
 func TestResolve(t *testing.T) {
-	q, err := Resolve(parse(t, demo))
+	q, err := Resolve(parse(t, demo), nil)
 	if err != nil || len(q) != 1 || q[0].Platform != "linux/amd64" || q[0].Observe != (ObserveSpec{Suite: "bookworm", Arch: "amd64"}) {
 		t.Fatalf("%+v, %v", q, err)
 	}
 	if s := q[0].Solve(ObserveOutput{}, nil, nil); s.Label != "solve bookworm amd64" || s.Spec.(SolveSpec).Debian.Packages[0] != "tzdata" {
 		t.Errorf("%+v", s)
 	}
-	if q, err := Resolve(parse(t, overScratch)); q != nil || err != nil {
+	if q, err := Resolve(parse(t, overScratch), nil); q != nil || err != nil {
 		t.Errorf("scratch asks %+v, %v", q, err)
 	}
 	for platform, want := range map[string]string{"linux/amd64": "amd64", "linux/arm/v7": "armhf", "linux/ppc64le": "ppc64el"} {

@@ -13,6 +13,7 @@ var Formats = map[farm.Kind]int{
 	farm.KindObserve:   2,
 	farm.KindSolve:     3,
 	farm.KindInspect:   1,
+	farm.KindImport:    1,
 	farm.KindConvert:   2,
 	farm.KindTrim:      1,
 	farm.KindCut:       1,
@@ -23,18 +24,27 @@ var Formats = map[farm.Kind]int{
 	farm.KindDisk:      2,
 }
 
-// ObserveSpec asks what the mirrors of a suite have now.
+// ObserveSpec asks what the mirrors of a suite have now, or what a registry has under a reference.
 type ObserveSpec struct {
 	Suite   string `json:"suite"`
 	Arch    string `json:"arch"`              // Debian architecture
 	Mirror  string `json:"mirror,omitempty"`  // empty: the worker's own apt sources
 	Keyring string `json:"keyring,omitempty"` // path on the worker
+	Image   string `json:"image,omitempty"`   // a registry's reference; then all else is empty
 }
 
 // ObserveOutput is what they had.
 type ObserveOutput struct {
+	Image *ObservedImage `json:"image,omitempty"`
+
 	Indexes []Index `json:"indexes"` // in the order of the sources
 	Pins    []Pin   `json:"pins,omitempty"`
+}
+
+// ObservedImage is what a reference named.
+type ObservedImage struct {
+	Digest    digest.Digest            `json:"digest"`    // of the manifest or index
+	Platforms map[string]digest.Digest `json:"platforms"` // "linux/amd64" → manifest
 }
 
 // Pin is one record of the preferences of the machine that asked, where its own sources said whom to ask
@@ -80,6 +90,8 @@ type SolveSpec struct {
 	// Locate asks for the addresses of these packages instead of choosing any: an answer that is known. One that no index
 	// has is an error.
 	Locate []recipe.LockedPackage `json:"locate,omitempty"`
+	// Installed is the Status of a Base, with recipe.VariantBase: packages that are there already. The answer is those to add.
+	Installed digest.Digest `json:"installed,omitempty"`
 }
 
 // InspectSpec asks what a .deb of the user's is. The key covers its content alone.
@@ -173,6 +185,8 @@ type AssembleSpec struct {
 	Role string             `json:"role"`
 	Dirs []recipe.TreeEntry `json:"dirs,omitempty"` // app: directories for the head, sorted
 	OS   *AssembleOS        `json:"os,omitempty"`
+	// Base: the layer lies over the Base that the first dependency makes; its members are the others'.
+	Base bool `json:"base,omitempty"`
 }
 
 // AssembleOS is what an OS layer's head needs beside the package records.
@@ -194,6 +208,8 @@ type Layer struct {
 	DiffID  digest.Digest `json:"diffID"` // of the uncompressed tar
 	TarSize int64         `json:"tarSize"`
 	Pieces  int           `json:"pieces"`
+	// MediaType is that of a base's layer which is no multi-member gzip of ours: OCI's, for gzip, zstd or plain tars.
+	MediaType string `json:"mediaType,omitempty"`
 	// Packages is a piece: the packages of this layer and those below it (JSON array of recipe.LockedPackage, sorted by
 	// name); empty for an app layer.
 	Packages digest.Digest `json:"packages,omitempty"`
@@ -214,6 +230,8 @@ type ConfigureSpec struct {
 	// Variant: the packages are the variant's. Where a recipe names one that excludes one of these, what others of them
 	// depend on is laid later.
 	Variant bool `json:"variant,omitempty"`
+	// Base: the first dependency makes the Base below the layers, which is configured.
+	Base bool `json:"base,omitempty"`
 }
 
 // ImageSpec asks for an OCI image over the Layers that its dependencies make.
@@ -221,6 +239,8 @@ type ImageSpec struct {
 	Platform string        `json:"platform"`
 	Config   recipe.Config `json:"config"`
 	Roles    []string      `json:"roles"` // of the layers, for their history entries
+	// Base: the first dependency makes the Base below the layers, whose configuration is the image's where Config says nothing.
+	Base bool `json:"base,omitempty"`
 }
 
 // ImageIndexSpec asks for an OCI image index over the images that its dependencies make.
@@ -244,4 +264,6 @@ type DiskSpec struct {
 	Seed digest.Digest `json:"seed"`
 	// Packages are the names of the OS's packages: some want something done at a machine's first start.
 	Packages []string `json:"packages"`
+	// Base: the first dependency makes the Base below the layers, whose configuration counts where Config says nothing.
+	Base bool `json:"base,omitempty"`
 }

@@ -28,8 +28,8 @@ func OpenHost(dir string, budget int64) (*Host, error) {
 // Close closes the host, after the workers that share it.
 func (h *Host) Close() error { return h.cache.Close() }
 
-func (h *Host) env(store execute.Store, mirror execute.Mirror) execute.Env {
-	e := execute.Env{Store: store, Mirror: mirror, Cache: h.cache, Turns: h.turns, Indexes: h.indexes, Records: h.records}
+func (h *Host) env(store execute.Store, mirror execute.Mirror, images execute.Images) execute.Env {
+	e := execute.Env{Store: store, Mirror: mirror, Images: images, Cache: h.cache, Turns: h.turns, Indexes: h.indexes, Records: h.records}
 	if h.Sandboxes != nil {
 		e.Sandbox = h.Sandboxes
 	}

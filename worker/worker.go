@@ -37,6 +37,7 @@ type Config struct {
 	Bus    *bus.Bus
 	Store  execute.Store
 	Mirror execute.Mirror
+	Images execute.Images // nil: it can't read images of others
 
 	ID      string   // names the worker; must be its own. Empty: the host's name and a random part
 	Slots   int      // shards at a time; 0: four times the number of processors
@@ -152,7 +153,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		}
 		defer host.Close()
 	}
-	w.env = host.env(w.Store, w.Mirror)
+	w.env = host.env(w.Store, w.Mirror, w.Images)
 	w.started = time.Now()
 	w.host, _ = os.Hostname()
 

@@ -35,16 +35,16 @@ type place struct {
 	size   int64
 }
 
-// ScanContext reads the parts of a context directory that the recipe copies: their files, directories and symbolic
+// ScanContext reads the parts of a context directory that the recipe copies, or stands on: their files, directories and symbolic
 // links, without what .bakeignore leaves out. Links are kept as they are and never followed out of the directory.
 // Every file is hashed, several at a time. The caller closes the Scan.
-func ScanContext(ctx context.Context, dir string, items []recipe.AppItem) (*Scan, error) {
+func ScanContext(ctx context.Context, dir string, items []recipe.AppItem, base *recipe.Base) (*Scan, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, fmt.Errorf("context directory: %w", err)
 	}
 	s := &Scan{Context: &recipe.Context{}, root: root, chunks: make(map[digest.Digest]place)}
-	if err := s.scan(ctx, items); err != nil {
+	if err := s.scan(ctx, items, base); err != nil {
 		root.Close()
 		return nil, err
 	}
@@ -54,7 +54,7 @@ func ScanContext(ctx context.Context, dir string, items []recipe.AppItem) (*Scan
 // Close releases the directory.
 func (s *Scan) Close() error { return s.root.Close() }
 
-func (s *Scan) scan(ctx context.Context, items []recipe.AppItem) error {
+func (s *Scan) scan(ctx context.Context, items []recipe.AppItem, base *recipe.Base) error {
 	ignore, err := s.ignoreFile()
 	if err != nil {
 		return err
@@ -67,6 +67,11 @@ func (s *Scan) scan(ctx context.Context, items []recipe.AppItem) error {
 		}
 		if err := s.walk(source, ignore, found); err != nil {
 			return fmt.Errorf("app[%d].%s: %w", i, field, err)
+		}
+	}
+	if base != nil && base.InContext() {
+		if err := s.walk(base.Path, ignore, found); err != nil {
+			return fmt.Errorf("%s: %w", base.Field(), err)
 		}
 	}
 	files := make([]recipe.ContextFile, 0, len(found))

@@ -84,8 +84,8 @@ func bake(cmd *cobra.Command, farm *client.Client, flags *recipeFlags, r *writte
 	progress := newProgress(cmd.ErrOrStderr())
 	defer progress.close()
 	var scan *client.Scan
-	if len(r.App) > 0 {
-		if scan, err = client.ScanContext(ctx, r.dir, r.App); err != nil {
+	if len(r.App) > 0 || r.OS.Base != nil && r.OS.Base.InContext() {
+		if scan, err = client.ScanContext(ctx, r.dir, r.App, r.OS.Base); err != nil {
 			return api.Bake{}, err
 		}
 		defer scan.Close()

@@ -179,7 +179,7 @@ func (s *settings) startWorkers(p *program, data *dataDir, c *connections, n int
 		all, ctx := errgroup.WithContext(ctx)
 		for i, id := range ids {
 			config := worker.Config{
-				Bus: c.bus, Store: c.store, Mirror: from, ID: id, Slots: s.slots, Labels: s.labels,
+				Bus: c.bus, Store: c.store, Mirror: from, Images: s.registries(), ID: id, Slots: s.slots, Labels: s.labels,
 				Host: host, Grace: s.drain, Patience: s.patience, Log: log,
 			}
 			if i == 0 {
@@ -197,9 +197,14 @@ func (s *settings) sandbox(data *dataDir, log *slog.Logger) sandbox.Config {
 	return sandbox.Config{Dir: data.sub("sandbox"), Runtime: os.Getenv("BAKEFARM_RUNTIME"), Log: log}
 }
 
+// registries is how registries are reached: to publish to, and for base images.
+func (s *settings) registries() remote.Client {
+	return remote.Client{Options: remote.Options{AuthFile: os.Getenv("REGISTRY_AUTH_FILE"), Insecure: s.insecure}}
+}
+
 // pusher publishes images of the store to other registries.
 func (s *settings) pusher(store imagestore.Reader) deploy.PushFunc {
-	options := remote.Options{AuthFile: os.Getenv("REGISTRY_AUTH_FILE"), Insecure: s.insecure}
+	options := s.registries().Options
 	return func(ctx context.Context, manifest digest.Digest, target string) error {
 		return remote.Push(ctx, store, manifest, target, options)
 	}

@@ -92,7 +92,7 @@ func (s *settings) whole(cmd *cobra.Command) {
 // coordinates are the flags of a role that has a coordinator.
 func (s *settings) coordinates(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringSliceVar(&s.insecure, "insecure-registry", listOr("BAKEFARM_INSECURE_REGISTRIES"), "registries to publish to over http or with any certificate: host[:port] (BAKEFARM_INSECURE_REGISTRIES; loopback ones always are)")
+	s.reaches(cmd)
 	flags.DurationVar(&s.lease, "lease", 15*time.Second, "time without a sign of life after which a worker's shard goes to another")
 	flags.DurationVar(&s.maxAge, "max-age", 5*time.Minute, "how old an observation of a Debian mirror may be when a bake uses it")
 	flags.DurationVar(&s.gcEvery, "gc-every", 6*time.Hour, "time between two garbage collections; negative: only when asked for")
@@ -117,11 +117,19 @@ func (s *settings) works(cmd *cobra.Command) {
 		drain = drainWhole
 	}
 	flags := cmd.Flags()
+	s.reaches(cmd)
 	flags.DurationVar(&s.patience, "s3-patience", 2*time.Minute, "how long a shard waits for S3 while it is away, before another attempt is made")
 	flags.IntVar(&s.slots, "slots", 0, "shards that a worker runs at a time (default: four times the processors)")
 	flags.Int64Var(&s.cache, "cache-bytes", 0, "budget of the workers' cache on disk, in bytes (default 2 GiB)")
 	flags.StringSliceVar(&s.labels, "label", nil, "what the workers of this process have, for people: key=value")
 	flags.DurationVar(&s.drain, "drain-timeout", drain, "how long the shards that run when the worker is stopped may go on; the rest is handed back")
+}
+
+// reaches are the flags of a role that speaks to registries: to publish, or for base images.
+func (s *settings) reaches(cmd *cobra.Command) {
+	if cmd.Flags().Lookup("insecure-registry") == nil {
+		cmd.Flags().StringSliceVar(&s.insecure, "insecure-registry", listOr("BAKEFARM_INSECURE_REGISTRIES"), "registries to publish to, or to take base images from, over http or with any certificate: host[:port] (BAKEFARM_INSECURE_REGISTRIES; loopback ones always are)")
+	}
 }
 
 // serves are the flags of a role that has the API.

@@ -2,6 +2,7 @@ package debian
 
 import (
 	"archive/tar"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ type Facts struct {
 	texts     map[string]text    // by path in the layer
 	libraries map[string]library // files and links with a library's name
 	size      int
+	text      int // bytes of texts that were read
 }
 
 // Size is about how much memory the facts take, in bytes.
@@ -73,8 +75,7 @@ func Wanted(r *deb.Record) bool {
 
 // Gather reads the facts out of a package's member, which is uncompressed tar entries without the blocks that end a tar.
 func Gather(member io.Reader) (*Facts, error) {
-	f := &Facts{texts: map[string]text{}, libraries: map[string]library{}}
-	total := 0
+	f := NewFacts()
 	for r := tar.NewReader(member); ; {
 		h, err := r.Next()
 		if errors.Is(err, io.EOF) {
@@ -83,23 +84,86 @@ func Gather(member io.Reader) (*Facts, error) {
 		if err != nil {
 			return nil, err
 		}
-		switch {
-		case isText(h.Name) && h.Typeflag == tar.TypeReg:
-			if total += int(min(h.Size, maxTexts)); h.Size > maxText || total > maxTexts {
-				return nil, fmt.Errorf("%s: %d bytes: such files have at most %d, and %d together", h.Name, h.Size, maxText, maxTexts)
-			}
-			data, err := io.ReadAll(r)
-			if err != nil {
-				return nil, err
-			}
-			f.texts[h.Name] = text{data, h.ModTime.Unix()}
-			f.size += len(data) + len(h.Name) + 64
-		case ldcache.IsLibrary(path.Base(h.Name)):
-			if err := f.library(h, r); err != nil {
-				return nil, err
-			}
+		if err := f.Take(h, r); err != nil {
+			return nil, err
 		}
 	}
+}
+
+// NewFacts makes facts of nothing, to Take entries.
+func NewFacts() *Facts { return &Facts{texts: map[string]text{}, libraries: map[string]library{}} }
+
+// Take takes in what an entry has to say, if anything. Its name is the path in the layer.
+func (f *Facts) Take(h *tar.Header, content io.Reader) error {
+	switch {
+	case isText(h.Name) && h.Typeflag == tar.TypeReg:
+		if f.text += int(min(h.Size, maxTexts)); h.Size > maxText || f.text > maxTexts {
+			return fmt.Errorf("%s: %d bytes: such files have at most %d, and %d together", h.Name, h.Size, maxText, maxTexts)
+		}
+		data, err := io.ReadAll(content)
+		if err != nil {
+			return err
+		}
+		f.texts[h.Name] = text{data, h.ModTime.Unix()}
+		f.size += len(data) + len(h.Name) + 64
+	case ldcache.IsLibrary(path.Base(h.Name)):
+		return f.library(h, content)
+	}
+	return nil
+}
+
+// Drop forgets what was taken under a path: another entry has its place, or none.
+func (f *Facts) Drop(p string) {
+	delete(f.texts, p)
+	delete(f.libraries, p)
+}
+
+// The form in which facts are kept.
+type (
+	keptFacts struct {
+		Texts     map[string]keptText    `json:"texts,omitempty"`
+		Libraries map[string]keptLibrary `json:"libraries,omitempty"`
+	}
+	keptText struct {
+		Data []byte `json:"data"`
+		Date int64  `json:"date"`
+	}
+	keptLibrary struct {
+		Target  string `json:"target,omitempty"`
+		Soname  string `json:"soname,omitempty"`
+		Class   byte   `json:"class,omitempty"`
+		Machine uint16 `json:"machine,omitempty"`
+	}
+)
+
+// MarshalJSON encodes the facts: equal facts have equal encodings.
+func (f *Facts) MarshalJSON() ([]byte, error) {
+	k := keptFacts{Texts: make(map[string]keptText, len(f.texts)), Libraries: make(map[string]keptLibrary, len(f.libraries))}
+	for p, t := range f.texts {
+		k.Texts[p] = keptText{t.data, t.date}
+	}
+	for p, l := range f.libraries {
+		k.Libraries[p] = keptLibrary{l.target, l.Soname, l.Class, l.Machine}
+	}
+	return json.Marshal(k)
+}
+
+// UnmarshalJSON decodes what MarshalJSON made.
+func (f *Facts) UnmarshalJSON(raw []byte) error {
+	var k keptFacts
+	if err := json.Unmarshal(raw, &k); err != nil {
+		return err
+	}
+	*f = *NewFacts()
+	for p, t := range k.Texts {
+		f.texts[p] = text{t.Data, t.Date}
+		f.size += len(t.Data) + len(p) + 64
+	}
+	for p, l := range k.Libraries {
+		f.libraries[p] = library{l.Target, ldcache.Library{Soname: l.Soname, ABI: ldcache.ABI{Class: l.Class, Machine: l.Machine}}}
+		f.size += len(p) + len(l.Target) + len(l.Soname) + 96
+	}
+	return nil
 }
 
 // library takes an entry with a library's name.

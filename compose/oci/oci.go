@@ -5,6 +5,7 @@ package oci
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -78,6 +79,8 @@ type Layer struct {
 	Digest digest.Digest // of the compressed blob
 	Size   int64         // of the blob, in bytes
 	DiffID digest.Digest // of the uncompressed tar
+	// MediaType is OCI's for the blob; empty: a tar compressed with gzip.
+	MediaType string
 }
 
 // NewLayer is an assembled layer in its role.
@@ -127,7 +130,7 @@ func NewManifest(config []byte, layers []Layer) ([]byte, error) {
 		if err := l.validate(); err != nil {
 			return nil, fmt.Errorf("manifest: %w", err)
 		}
-		m.Layers = append(m.Layers, v1.Descriptor{MediaType: v1.MediaTypeImageLayerGzip, Digest: l.Digest, Size: l.Size})
+		m.Layers = append(m.Layers, v1.Descriptor{MediaType: cmp.Or(l.MediaType, v1.MediaTypeImageLayerGzip), Digest: l.Digest, Size: l.Size})
 	}
 	return encode("manifest", m)
 }

@@ -76,7 +76,7 @@ func (s *shelf) put(name, v string, age time.Duration, lock *recipe.Lock, told b
 	record := version(name, v, age, append(more, image(name, v, name+v))...)
 	record.Lock = lock.Key()
 	if told {
-		record.Contents = plan.Contents(lock)
+		record.Contents = plan.Contents(lock, "")
 	}
 	s.mu.Lock()
 	s.locks[record.Lock] = lock

@@ -102,7 +102,7 @@ func newShop(images int) *shop {
 				APIVersion: recipe.LockVersion, Config: recipe.Config{Labels: map[string]string{"team": fmt.Sprint("team", n%20)}},
 				OS: recipe.LockedOS{Debian: &recipe.LockedDebian{Suite: "bookworm", Platforms: map[string][]recipe.LockedPackage{"linux/amd64": slices.Clone(l.packages)}}},
 			}
-			l.lock, l.contents = lock.Key(), plan.Contents(lock)
+			l.lock, l.contents = lock.Key(), plan.Contents(lock, "")
 			s.locks[l.lock] = bytes.Clone(packer.EncodeAll(lock.Encode(), nil)) // without the room that it made
 		}
 		name := fmt.Sprintf("team%d/app-%03d", n%20, n)

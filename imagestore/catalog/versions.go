@@ -306,7 +306,7 @@ func (w *versionWriter) contents(ctx context.Context, ch *versionChange, read Lo
 		}
 	}
 	if ch.lock != nil {
-		contents = plan.Contents(ch.lock)
+		contents = plan.Contents(ch.lock, "")
 		if ch.v.Contents != nil {
 			contents.Base = ch.v.Contents.Base
 		}
@@ -317,9 +317,9 @@ func (w *versionWriter) contents(ctx context.Context, ch *versionChange, read Lo
 	sets := make(map[string]uint32, len(contents.Packages))
 	for platform, set := range contents.Packages {
 		number, known := w.sets.number(set)
-		if !known && ch.lock != nil && ch.lock.OS.Debian != nil {
+		if !known && ch.lock != nil {
 			var err error
-			if number, err = w.sets.add(ctx, set, ch.lock.OS.Debian.Platforms[platform]); err != nil {
+			if number, err = w.sets.add(ctx, set, plan.Installed(ch.lock)[platform]); err != nil {
 				return nil, nil, err
 			}
 			known = true

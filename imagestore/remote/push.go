@@ -1,7 +1,9 @@
-// Package remote carries images between the farm's store and other registries. It is the one package that imports
-// containers/image, whose maintainers continue it under another path: what moves will move here alone.
+// Package remote carries images between the farm's store and other registries, and reads those that others made. It is the one
+// package that imports containers/image, whose maintainers continue it under another path: what moves will move here alone.
 //
-//	store ─▶ source (types.ImageSource over imagestore.Reader) ─▶ copy.Image ─▶ registry
+//	Push          store ─▶ source (types.ImageSource over imagestore.Reader) ─▶ copy.Image ─▶ registry
+//	Client.Look   registry ─▶ what a reference names now, by platform
+//	Client.Open   registry, OCI layout, archive of docker save ─▶ manifest, configuration, layers as they are
 //
 // Blobs stream from the store, verified piece by piece; manifests are copied as they are, so digests stay the same.
 package remote

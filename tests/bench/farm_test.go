@@ -130,7 +130,7 @@ func (f *aFarm) bake(ctx context.Context, j job, cached bool) (api.Bake, time.Du
 		if err != nil {
 			return api.Bake{}, 0, err
 		}
-		if scan, err = client.ScanContext(ctx, j.dir, r.App); err != nil {
+		if scan, err = client.ScanContext(ctx, j.dir, r.App, r.OS.Base); err != nil {
 			return api.Bake{}, 0, err
 		}
 		defer scan.Close()

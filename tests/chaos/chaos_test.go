@@ -365,7 +365,7 @@ func send(ctx context.Context, farmAPI *client.Client, place, text string, rebak
 	if err != nil {
 		return api.Bake{}, err
 	}
-	scan, err := client.ScanContext(ctx, place, items)
+	scan, err := client.ScanContext(ctx, place, items, nil)
 	if err != nil {
 		return api.Bake{}, err
 	}

@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"bakefarm/compose"
+	"bakefarm/compose/rootfs"
 	"bakefarm/imagestore"
 	"bakefarm/plan"
 	"bakefarm/recipe"
@@ -33,16 +34,22 @@ type layer struct {
 	members []compose.Member
 	out     plan.Layer // what is known before the layer is made
 	// own are the head's bytes and the trailer's, compressed and not: nobody else has them yet.
-	own map[digest.Digest][]byte
+	own  map[digest.Digest][]byte
+	base *rootfs.Record // of what the layer lies over; nil: nothing of others
 }
 
 // assemble makes a layer: the head anew, everything else as it is.
 func assemble(ctx context.Context, j *job, spec plan.AssembleSpec) (plan.Layer, error) {
-	outputs, err := dependencies[plan.Member](j)
+	base, outputs, err := overBase[plan.Member](j, spec.Base)
 	if err != nil {
 		return plan.Layer{}, err
 	}
 	l := &layer{job: j, w: j.Store.Begin(), own: make(map[digest.Digest][]byte)}
+	if base != nil {
+		if l.base, err = j.rootfs(ctx, base); err != nil {
+			return plan.Layer{}, err
+		}
+	}
 	for _, m := range outputs {
 		l.members = append(l.members, composed(m))
 	}
@@ -117,7 +124,11 @@ func (l *layer) runs(ctx context.Context, dirs []recipe.TreeEntry, outputs []pla
 			}
 			made = append(made, compose.File{Entry: e})
 		}
-		return entries(owned, made)
+		whole, err := entries(owned, made)
+		if err != nil || l.base == nil {
+			return whole, err
+		}
+		return overApp(l.base, whole, owned)
 	}, err
 }
 

@@ -20,7 +20,6 @@ import (
 	"bakefarm/recipe"
 	"bakefarm/worker/sandbox"
 
-	"github.com/klauspost/compress/gzip"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -61,14 +60,18 @@ func (l *layer) setAside(records []*deb.Record, below int, outputs []plan.Member
 // configure runs the maintainer scripts of a system, or of the packages over one that is configured, and makes a layer of
 // what they changed.
 func configure(ctx context.Context, j *job, spec plan.ConfigureSpec) (plan.Layer, error) {
-	system, err := dependencies[plan.Layer](j)
+	base, system, err := overBase[plan.Layer](j, spec.Base)
 	if err != nil {
 		return plan.Layer{}, err
 	}
 	if spec.Below < 0 || spec.Below >= len(system) {
 		return plan.Layer{}, fmt.Errorf("spec: %d layers, %d of them configured", len(system), spec.Below)
 	}
-	c := &configuration{layer: &layer{job: j, w: j.Store.Begin(), own: map[digest.Digest][]byte{}}, system: system, ConfigureSpec: spec}
+	if base != nil {
+		system = slices.Concat(base.Layers, system)
+		spec.Below += len(base.Layers)
+	}
+	c := &configuration{layer: &layer{job: j, w: j.Store.Begin(), own: map[digest.Digest][]byte{}}, system: system, base: base, ConfigureSpec: spec}
 	some := 0
 	for _, l := range system {
 		some += l.Scripts
@@ -91,6 +94,7 @@ func configure(ctx context.Context, j *job, spec plan.ConfigureSpec) (plan.Layer
 type configuration struct {
 	*layer
 	plan.ConfigureSpec
+	base   *plan.Base   // the lowest of the system; nil without
 	system []plan.Layer // the lowest first
 	date   int64        // Unix seconds, of the newest package
 }
@@ -134,7 +138,8 @@ func (j *job) open(ctx context.Context, l plan.Layer) (io.ReadCloser, error) {
 	for _, p := range blob.Parts {
 		pieces.pieces = append(pieces.pieces, compose.Piece{Digest: p.Digest, Size: p.Size})
 	}
-	return gzip.NewReader(bufio.NewReader(pieces))
+	plain, _, err := decompress(bufio.NewReader(pieces))
+	return plain, err
 }
 
 // scripts runs the scripts. Packages that divert are unpacked one by one, when the preinsts of the others have run and
@@ -195,6 +200,15 @@ func (c *configuration) configured(ctx context.Context) (string, error) {
 	names := make([]string, len(packages))
 	for i, p := range packages {
 		names[i] = p.Name
+	}
+	if c.base != nil {
+		there, err := c.basePackages(ctx, c.base)
+		for _, p := range there {
+			names = append(names, p.Name)
+		}
+		if c.Below == len(c.base.Layers) || err != nil {
+			return scripts.Configured(names, nil), err // directories of the base are as they are there in all layers over it
+		}
 	}
 	dirs, err := c.dirs(ctx, c.system[c.Below-1])
 	return scripts.Configured(names, dirs), err

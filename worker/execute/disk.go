@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"bakefarm/compose"
 	"bakefarm/compose/disk"
@@ -20,9 +21,15 @@ import (
 // makeDisk makes a disk of layers. Its chunks are committed before its layers: those that were not written in order are
 // read back to be hashed.
 func makeDisk(ctx context.Context, j *job, spec plan.DiskSpec) (plan.ImageOutput, error) {
-	layers, err := dependencies[plan.Layer](j)
+	base, layers, err := overBase[plan.Layer](j, spec.Base)
 	if err != nil {
 		return plan.ImageOutput{}, err
+	}
+	if base != nil {
+		layers = slices.Concat(base.Layers, layers)
+		if spec.Config, err = j.inherited(ctx, base, spec.Config); err != nil {
+			return plan.ImageOutput{}, err
+		}
 	}
 	platform, err := oci.ParsePlatform(spec.Disk.Platform)
 	if err != nil {
@@ -78,7 +85,7 @@ func makeDisk(ctx context.Context, j *job, spec plan.DiskSpec) (plan.ImageOutput
 // fillDisk brings everything onto the disk.
 func (j *job) fillDisk(ctx context.Context, b *disk.Builder, spec plan.DiskSpec, layers []plan.Layer) (*disk.Kernel, error) {
 	for _, l := range layers {
-		tar, err := j.openLayer(ctx, l.Digest)
+		tar, err := j.openTarOf(ctx, l)
 		if err != nil {
 			return nil, err
 		}
@@ -200,6 +207,14 @@ func (j *job) openLayer(ctx context.Context, d digest.Digest) (io.ReadCloser, er
 		}
 	}()
 	return r, nil
+}
+
+// openTarOf opens a layer's uncompressed tar, also of one that is not ours.
+func (j *job) openTarOf(ctx context.Context, l plan.Layer) (io.ReadCloser, error) {
+	if l.MediaType != "" {
+		return j.open(ctx, l)
+	}
+	return j.openLayer(ctx, l.Digest)
 }
 
 // unpack reads a piece out of the cache or the store and unpacks it.

@@ -1,6 +1,7 @@
 // Package execute runs shards: a claimed task in, the shard's output out, one file for each kind.
 //
 //	observe   mirror ─▶ Packages files as pieces
+//	import    an image of others ─▶ its layers, as they are, and what they come to
 //	inspect   chunks of a .deb of the user's ─▶ what it is
 //	solve     indexes ─▶ the exact packages
 //	convert   mirror ─▶ .deb ─▶ member          ┐ pieces to the store and, with the uncompressed tar,
@@ -35,6 +36,7 @@ import (
 type Env struct {
 	Store   Store
 	Mirror  Mirror
+	Images  Images // nil: no images of others are read here
 	Cache   *cache.Cache
 	Turns   Turns
 	Indexes *Indexes
@@ -65,6 +67,7 @@ type job struct {
 var executors = map[farm.Kind]func(context.Context, *job, json.RawMessage) (any, error){
 	farm.KindObserve:   with(observe),
 	farm.KindInspect:   with(inspect),
+	farm.KindImport:    with(importBase),
 	farm.KindSolve:     with(solve),
 	farm.KindConvert:   with(convert),
 	farm.KindTrim:      with(trim),

@@ -3,6 +3,7 @@ package execute
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"bakefarm/compose/oci"
 	"bakefarm/imagestore"
@@ -14,11 +15,11 @@ import (
 
 // image makes the configuration and the manifest over layers.
 func image(ctx context.Context, j *job, spec plan.ImageSpec) (plan.ImageOutput, error) {
-	made, err := dependencies[plan.Layer](j)
+	base, made, err := overBase[plan.Layer](j, spec.Base)
 	if err != nil {
 		return plan.ImageOutput{}, err
 	}
-	if len(made) != len(spec.Roles) || len(made) == 0 {
+	if len(made) != len(spec.Roles) || len(made) == 0 && base == nil {
 		return plan.ImageOutput{}, fmt.Errorf("%d layers for %d roles: want one each, and at least one", len(made), len(spec.Roles))
 	}
 	platform, err := oci.ParsePlatform(spec.Platform)
@@ -30,10 +31,16 @@ func image(ctx context.Context, j *job, spec plan.ImageSpec) (plan.ImageOutput, 
 		layers[i] = oci.Layer{Role: spec.Roles[i], Digest: l.Digest, Size: l.Size, DiffID: l.DiffID}
 	}
 	c := spec.Config
-	config, err := oci.NewConfig(oci.Config{
+	wanted := oci.Config{
 		Entrypoint: c.Entrypoint, Cmd: c.Cmd, Env: c.Env, User: c.User, WorkingDir: c.WorkingDir,
 		Ports: c.Ports, Volumes: c.Volumes, Labels: c.Labels, StopSignal: c.StopSignal,
-	}, platform, layers)
+	}
+	var config []byte
+	if base != nil {
+		config, layers, err = j.overConfig(ctx, base, wanted, platform, layers)
+	} else {
+		config, err = oci.NewConfig(wanted, platform, layers)
+	}
 	if err != nil {
 		return plan.ImageOutput{}, err
 	}
@@ -59,9 +66,11 @@ func image(ctx context.Context, j *job, spec plan.ImageSpec) (plan.ImageOutput, 
 		Size:      int64(len(manifest) + len(config)),
 		Blobs:     []digest.Digest{digest.FromBytes(config)},
 	}
-	for _, l := range layers {
-		out.Size += l.Size
-		out.Blobs = append(out.Blobs, l.Digest)
+	for _, l := range layers { // a base may have a layer twice
+		if !slices.Contains(out.Blobs, l.Digest) {
+			out.Size += l.Size
+			out.Blobs = append(out.Blobs, l.Digest)
+		}
 	}
 	j.say("%s: %d layers, %s", d, len(layers), size(out.Size))
 	return out, nil

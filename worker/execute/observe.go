@@ -24,6 +24,9 @@ func (j *job) asking(ctx context.Context) context.Context {
 
 // observe asks the mirrors of a suite what they have, and keeps it. The same files as last time cost nothing more.
 func observe(ctx context.Context, j *job, spec plan.ObserveSpec) (plan.ObserveOutput, error) {
+	if spec.Image != "" {
+		return j.look(ctx, spec.Image)
+	}
 	seen, err := j.Mirror.Observe(j.asking(ctx), spec.Suite, spec.Arch, spec.Mirror, spec.Keyring)
 	if err != nil {
 		return plan.ObserveOutput{}, err

@@ -7,6 +7,7 @@ import (
 	"net"
 
 	"bakefarm/imagestore"
+	"bakefarm/imagestore/remote"
 	"bakefarm/worker/cache"
 	"bakefarm/worker/mirror"
 
@@ -19,9 +20,12 @@ func MayPass(err error) bool {
 	var outage *outage
 	var network net.Error // includes *url.Error
 	var asked *mirror.Error
+	var image *remote.Error
 	switch {
 	case errors.As(err, &asked): // has looked at its causes itself
 		return asked.Temporary
+	case errors.As(err, &image):
+		return image.Temporary
 	case errors.As(err, &outage), errors.As(err, &network), errors.Is(err, cache.ErrCorrupt),
 		errors.Is(err, context.DeadlineExceeded):
 		return true
