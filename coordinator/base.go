@@ -145,7 +145,7 @@ func (c *Coordinator) standing(ctx context.Context, f *flight, b farm.Bake) (on 
 		for platform, locked := range f.pinned.OS.Base.Platforms {
 			on.images[platform] = locked.Image
 		}
-		return on, nil, nil
+		return on, nil, c.checkPinned(ctx, f)
 	case base.InContext():
 		on.images = map[string]digest.Digest{}
 		for _, platform := range f.recipe.BasePlatforms() {
@@ -204,6 +204,32 @@ func (c *Coordinator) parent(ctx context.Context, base *recipe.Base, child strin
 		}
 	}
 	return on, nil
+}
+
+// checkPinned refuses a lock file whose parent is not what it says: a digest alone gives nobody another's image.
+func (c *Coordinator) checkPinned(ctx context.Context, f *flight) error {
+	locked, base := f.pinned.OS.Base, f.recipe.OS.Base
+	if locked == nil || base.From != recipe.FromRecipe {
+		return nil
+	}
+	if locked.Name != base.Name {
+		return fatally("os.recipe is %s, the lock file has a version of %q: bring it up to date with \"bakefarm lock RECIPE --update\"", base.Ref, clip(locked.Name, 200))
+	}
+	v, _, err := c.Bus.Versions.Get(ctx, versionKey(locked.Name, locked.Version))
+	if errors.Is(err, bus.ErrNotFound) {
+		return fatally("os.recipe %s: the lock file has version %s, which is not in this farm any more: bring it up to date with \"bakefarm lock RECIPE --update\"",
+			base.Ref, clip(locked.Version, 200))
+	}
+	if err != nil {
+		return err
+	}
+	for platform, is := range locked.Platforms {
+		if !slices.ContainsFunc(v.Images, func(i farm.Image) bool { return i.Platform == platform && i.Digest == is.Image }) {
+			return fatally("os.recipe %s: the lock file has %s for %s, which is no image of version %s: bring it up to date with \"bakefarm lock RECIPE --update\"",
+				base.Ref, is.Image, platform, locked.Version)
+		}
+	}
+	return c.noCircle(ctx, v, f.recipe.Name)
 }
 
 func (c *Coordinator) parentVersion(ctx context.Context, base *recipe.Base) (farm.Version, error) {

@@ -112,6 +112,9 @@ func (c *Coordinator) answerLocked(ctx context.Context, f *flight, b farm.Bake) 
 		d.Suite = f.pinned.OS.Debian.Suite
 	}
 	base, err := f.pinnedBase()
+	if err == nil {
+		err = c.checkPinned(ctx, f)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -217,7 +217,7 @@ func (i *baseImport) own(ctx context.Context) error {
 		return err
 	}
 	for n, l := range m.Layers {
-		err := i.layer(ctx, remote.Layer{Digest: l.Digest, Size: l.Size, DiffID: image.RootFS.DiffIDs[n]}, nil)
+		err := i.stored(ctx, remote.Layer{Digest: l.Digest, Size: l.Size, DiffID: image.RootFS.DiffIDs[n]})
 		if err != nil {
 			return fmt.Errorf("layer %d (%s): %w", n, l.Digest, err)
 		}
@@ -225,32 +225,34 @@ func (i *baseImport) own(ctx context.Context) error {
 	return nil
 }
 
-// layer takes in a layer as it is. What the store has is not asked for again; open is nil when it must have it.
-func (i *baseImport) layer(ctx context.Context, l remote.Layer, open func(context.Context) (io.ReadCloser, error)) (err error) {
+// stored takes in a layer that the store has.
+func (i *baseImport) stored(ctx context.Context, l remote.Layer) (err error) {
 	blob, err := i.Store.Stat(ctx, l.Digest)
-	have := err == nil
-	if err != nil && (!errors.Is(err, imagestore.ErrNotFound) || open == nil) {
+	if err != nil {
 		return err
 	}
-	var src io.ReadCloser
-	if have {
-		src, err = i.Store.Open(ctx, l.Digest, 0, -1)
-	} else {
-		src, err = open(ctx)
-	}
+	src, err := i.Store.Open(ctx, l.Digest, 0, -1)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, src.Close()) }()
-	if have {
-		out, err := i.lay(l, src)
-		if err != nil {
-			return err
-		}
-		out.Size, out.Pieces = blob.Size, len(blob.Parts)
-		i.out.Layers = append(i.out.Layers, out)
-		return nil
+	out, err := i.lay(l, src)
+	if err != nil {
+		return err
 	}
+	out.Size, out.Pieces = blob.Size, len(blob.Parts)
+	i.out.Layers = append(i.out.Layers, out)
+	return nil
+}
+
+// layer takes in a layer of somebody else's as it is. It is read also when the store has a blob of its digest: to know a
+// digest is not to have the content, which may be another team's.
+func (i *baseImport) layer(ctx context.Context, l remote.Layer, open func(context.Context) (io.ReadCloser, error)) (err error) {
+	src, err := open(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, src.Close()) }()
 	pieces := &pieceWriter{ctx: ctx, w: i.w, hash: sha256.New(), buf: make([]byte, 0, basePiece)}
 	out, err := i.lay(l, io.TeeReader(src, pieces))
 	if err != nil {
