@@ -17,7 +17,7 @@ var Formats = map[farm.Kind]int{
 	farm.KindConvert:   2,
 	farm.KindTrim:      1,
 	farm.KindCut:       1,
-	farm.KindAssemble:  2,
+	farm.KindAssemble:  3,
 	farm.KindConfigure: 2,
 	farm.KindImage:     1,
 	farm.KindIndex:     1,

@@ -82,9 +82,9 @@ func ParseParagraph(text []byte) ([]Field, error) {
 	number := 0
 	for line := range bytes.Lines(text) {
 		number++
-		line := strings.TrimRight(string(line), "\r\n \t")
+		line := strings.TrimRight(string(line), "\n")
 		switch {
-		case line == "":
+		case strings.TrimSpace(line) == "":
 			ended = len(fields) > 0
 			continue
 		case line[0] == '#':
@@ -111,6 +111,9 @@ func ParseParagraph(text []byte) ([]Field, error) {
 	}
 	if len(fields) == 0 {
 		return nil, errors.New("is empty")
+	}
+	for i := range fields {
+		fields[i].Value = strings.TrimRight(fields[i].Value, " \t\r\n")
 	}
 	return fields, nil
 }

@@ -53,21 +53,24 @@ func Database(records []*Record, arch string) ([]compose.File, error) {
 	for _, dir := range []string{"", "/alternatives", "/info", "/parts", "/triggers", "/updates"} {
 		files = append(files, compose.File{Entry: compose.Dir(database + dir)})
 	}
-	whole := map[string][]byte{ // of the set, not of a package
-		"status":            status.Bytes(),
-		"available":         nil,
-		"diversions":        nil,
-		"statoverride":      nil,
-		"info/format":       []byte("1\n"), // 1: files of Multi-Arch: same packages have the architecture in their names
-		"triggers/Unincorp": nil,
-	}
-	maps.Copy(whole, triggers.files())
+	whole := triggers.files() // of the set, not of a package
+	whole["status"] = status.Bytes()
 	for _, name := range slices.Sorted(maps.Keys(whole)) {
 		f := compose.Text(database+"/"+name, 0o644, whole[name])
 		f.ModTime = date
 		files = append(files, f)
 	}
-	return files, nil
+	return append(files, initial...), nil
+}
+
+// initial are the files of the database that are the same for all sets, their dates included: a layer over a system whose
+// scripts have written to them must not bring them again.
+var initial = []compose.File{
+	compose.Text(database+"/available", 0o644, nil),
+	compose.Text(database+"/diversions", 0o644, nil),
+	compose.Text(infoDir+"/format", 0o644, []byte("1\n")), // 1: files of Multi-Arch: same packages have the architecture in their names
+	compose.Text(database+"/statoverride", 0o644, nil),
+	compose.Text(database+"/triggers/Unincorp", 0o644, nil),
 }
 
 // MergedUsr makes the links of merged-/usr, and the directories that they point to, as debootstrap makes them for the

@@ -198,3 +198,15 @@ func untar(t *testing.T, root string, r io.Reader) {
 		t.Fatalf("tar: %v\n%s", err, out)
 	}
 }
+
+// As dpkg does it, blanks are kept at the end of a field's lines, but for the last one.
+func TestBlanksAtTheEndOfLines(t *testing.T) {
+	fields, err := ParseParagraph([]byte("Package: x  \nDescription:  short \n long \t\n .\n end \nTag: \n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Field{{"Package", "x"}, {"Description", "short \n long \t\n .\n end"}, {"Tag", ""}}
+	if !slices.Equal(fields, want) {
+		t.Errorf("%q, want %q", fields, want)
+	}
+}

@@ -11,7 +11,8 @@ import (
 // Driver is a script for the shell of the system: sh -c Driver NAME PHASE… does the phases in their order.
 //
 //	keep        reads from standard input what Configured says
-//	unmark      makes installed packages unpacked ones, but those that are configured
+//	unmark      makes installed packages unpacked ones, but those that are configured: over these, their configuration
+//	            files are put aside until dpkg configures their package
 //	preinst     runs their preinsts: base-passwd's first, which makes the owners of files, then by name
 //	unpack      has dpkg unpack the .deb on standard input, its preinst included
 //	incomplete  takes it that what some packages depend on is none of the system

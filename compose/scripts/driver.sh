@@ -25,20 +25,33 @@ keep_dir() {
 
 # Packages that dpkg configures are marked as unpacked. dpkg marks them as installed again, and the file ends as it was.
 unmark() {
-	s='s/^Status: install ok installed$/Status: install ok unpacked/'
-	if test -s /tmp/configured; then
-		names=$(sed 's/[.+]/[&]/g' /tmp/configured | tr '\n' '|') # a pattern of extended regular expressions
-		sed -E -i "/^Package: (${names%|})\$/,/^\$/!$s" "$admin/status"
-		trigger
-	else
-		sed -i "$s" "$admin/status"
+	mark='s/^Status: install ok installed$/Status: install ok unpacked/'
+	if ! test -s /tmp/configured; then
+		sed -i "$mark" "$admin/status"
+		return
 	fi
+	names=$(sed 's/[.+]/[&]/g' /tmp/configured | tr '\n' '|') # a pattern of extended regular expressions
+	names="/^Package: (${names%|})\$/,/^\$/"
+	sed -E -i "$names!$mark" "$admin/status"
+	dpkg-query --show --showformat='${db:Status-Status} ${binary:Package}\n' | sed -n 's/^unpacked //p' >/tmp/unpacked
+	withhold
+	trigger
+}
+
+# dpkg unpacks configuration files under other names, with nothing known of what was there before, and puts them in their
+# places when it configures the package: until then no program finds half of what a package has to do with it.
+withhold() {
+	xargs -r dpkg-query --show --showformat='${Conffiles}\n' </tmp/unpacked |
+		sed -E -n 's/^ (.*) [0-9a-f]{32}$/\1/p' >/tmp/conffiles
+	while read -r file; do
+		mv "$file" "$file.dpkg-new"
+	done </tmp/conffiles
+	sed -E -i "$names!{/^Conffiles:\$/,/^[^ ]/s/^( .*) [0-9a-f]{32}\$/\\1 newconffile/}" "$admin/status"
 }
 
 # dpkg notes who is interested in a file when it unpacks it. Of packages that are configured with the others their postinst
 # takes care. File has lines "PATH PACKAGE" and "PATH PACKAGE/noawait".
 trigger() {
-	dpkg-query --show --showformat='${db:Status-Status} ${binary:Package}\n' | sed -n 's/^unpacked //p' >/tmp/unpacked
 	while read -r path interested; do
 		interested=${interested%/noawait}
 		if grep -qFx "${interested%:*}" /tmp/configured; then
@@ -113,6 +126,27 @@ unpack() {
 	rm /tmp/package.deb
 }
 
+# Where it finds SOURCE_DATE_EPOCH, Python compiles byte code that names the hash of its source: a program that imports it
+# reads the source each time. Without, it names the source's time, which is the package's, and as good. So it does not find
+# it; other tools do.
+plain_python() {
+	for python in /usr/bin/python[23].[0-9] /usr/bin/python[23].[0-9][0-9]; do
+		if test -x "$python" && test -x /bin/bash; then
+			mv "$python" "$python-plain"
+			printf '#!/bin/bash\nunset SOURCE_DATE_EPOCH\nexec -a "$0" %s-plain "$@"\n' "$python" >"$python"
+			chmod 755 "$python"
+		fi
+	done
+}
+
+plain_python_end() {
+	for python in /usr/bin/python*-plain; do
+		if test -x "$python"; then
+			mv "$python" "${python%-plain}"
+		fi
+	done
+}
+
 force=
 incomplete() {
 	force=--force-depends
@@ -121,11 +155,13 @@ incomplete() {
 # By name, as far as dependencies allow: users and groups get their numbers in the order in which scripts ask for them, and
 # dpkg's own order changes with every package in the set.
 configure() {
+	plain_python
 	unpacked=$(dpkg-query --show --showformat='${db:Status-Status} ${binary:Package}\n' | sed -n 's/^unpacked //p')
 	if test -n "$unpacked"; then
 		dpkg $force --force-unsafe-io --force-confold --abort-after=1 --configure $unpacked </dev/null
 	fi
 	dpkg $force --force-unsafe-io --force-confold --abort-after=1 --configure -a </dev/null
+	plain_python_end
 	left=$(dpkg --audit)
 	if test -n "$left"; then
 		printf '%s\n' "$left"

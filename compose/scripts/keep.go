@@ -58,6 +58,7 @@ var dropping = []rule{
 	{"var/cache/apt/*.bin", "is made again by apt, of indexes that an image has none of"},
 	{"var/cache/debconf/*-old", "is the state before the last script"},
 	{"var/lib/dpkg/*-old", "is the state before the last script"},
+	{"usr/share/info/dir.old", "is the state before the last manual"},
 	{"etc/passwd-", "is the state before the last script, as are the next ones"},
 	{"etc/group-", ""},
 	{"etc/shadow-", ""},

@@ -33,6 +33,12 @@ func TestTranscript(t *testing.T) {
 			"Setting up x (1) ...\ndpkg: dependency problems prevent configuration of y:\n y depends on z.\n\ndpkg: error processing package y (--configure):\n dependency problems - leaving unconfigured\n",
 			"package y: exit status 1; the last lines:\n  dpkg: dependency problems prevent",
 		},
+		"triggers afterwards": {
+			"Setting up x (1) ...\nno\ndpkg: error processing package x (--configure):\n installed x package post-installation script subprocess returned error exit status 75\n" +
+				"dpkg: too many errors, stopping\nProcessing triggers for libc-bin (2.36-9) ...\nErrors were encountered while processing:\n x\n",
+			"postinst of x 1 returned error exit status 75; its last lines:\n  no\n  dpkg: error processing package x (--configure):\n" +
+				"   installed x package post-installation script subprocess returned error exit status 75\n  dpkg: too many errors, stopping",
+		},
 		"at once": {"", "before the first script: exit status 1; the last lines:"},
 	} {
 		for _, size := range []int{1, 7, 1 << 20} {

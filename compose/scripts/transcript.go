@@ -17,6 +17,8 @@ type Transcript struct {
 	step    string // what the package's script is, for people: "postinst of cron 3.0pl1-162"
 	last    []string
 	verdict string // what was said to have failed
+	failed  bool   // a package has failed
+	over    bool   // and dpkg goes on to end what it has begun: the rest is not about the failure
 }
 
 // Bounds of what a Transcript keeps.
@@ -74,16 +76,25 @@ func (t *Transcript) end() {
 	if t.Say != nil {
 		t.Say(line)
 	}
+	if t.over {
+		return
+	}
 	for _, s := range steps {
 		if m := s.line.FindStringSubmatch(line); m != nil {
+			if t.over = t.failed; t.over {
+				return
+			}
 			t.step, t.last, t.verdict = fmt.Sprintf("%s of %s %s", s.name, m[1], m[2]), nil, ""
 			return
 		}
 	}
 	if m := failedScript.FindStringSubmatch(line); m != nil {
 		t.verdict = m[1]
-	} else if m := failedPackage.FindStringSubmatch(line); m != nil && !strings.Contains(t.step, " "+m[1]+" ") {
-		t.step = "package " + m[1] // failed before its script began
+	} else if m := failedPackage.FindStringSubmatch(line); m != nil && !t.failed {
+		t.failed = true
+		if !strings.Contains(t.step, " "+m[1]+" ") {
+			t.step = "package " + m[1] // failed before its script began
+		}
 	}
 	if t.last = append(t.last, line); len(t.last) > lastLines {
 		t.last = t.last[1:]

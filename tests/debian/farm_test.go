@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -38,18 +39,53 @@ func scratch(t *testing.T, name string) string {
 // A farm of this machine's own apt sources.
 type farm struct{ program, dir, url string }
 
+// theFarm is what all tests bake on, so that each package is fetched and converted once.
+var theFarm = sync.OnceValues(func() (*farm, error) {
+	f := &farm{dir: directory}
+	return f, f.start()
+})
+
+var (
+	directory string // the farm's, set by TestMain
+	process   *exec.Cmd
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	dir, err := os.MkdirTemp("", "bakefarm-debian-test-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	directory = dir
+	code := m.Run()
+	if process != nil {
+		_ = process.Process.Signal(os.Interrupt) // fails only when it has ended
+		_ = process.Wait()                       // interrupted
+	}
+	_ = os.RemoveAll(dir) // what stays is in the directory for temporary files
+	os.Exit(code)
+}
+
 func start(t *testing.T) *farm {
 	t.Helper()
-	dir := t.TempDir()
-	f := &farm{program: filepath.Join(dir, "bakefarm"), dir: dir}
-	kept := filepath.Join(dir, "farm")
-	if *data != "" {
-		kept = *data
+	f, err := theFarm()
+	if err != nil {
+		t.Fatal(err)
 	}
+	return f
+}
+
+func (f *farm) start() error {
+	kept := *data
+	if kept == "" {
+		kept = filepath.Join(f.dir, "farm")
+	}
+	f.program = filepath.Join(f.dir, "bakefarm")
 	build := exec.Command("go", "build", "-tags", "containers_image_openpgp", "-o", f.program, "bakefarm/cmd/bakefarm")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
+		return fmt.Errorf("go build: %w\n%s", err, out)
 	}
 	cmd := exec.Command(f.program, "up", "--data", kept, "--listen", "127.0.0.1:0")
 	cmd.Env = append(os.Environ(), "BAKEFARM_DEBIAN_MIRROR=", "BAKEFARM_DEBIAN_KEYRING=", "BAKEFARM_S3=", "BAKEFARM_NATS=")
@@ -59,21 +95,18 @@ func start(t *testing.T) *farm {
 		err = cmd.Start()
 	}
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
-	t.Cleanup(func() {
-		cmd.Process.Signal(os.Interrupt)
-		cmd.Wait()
-	})
+	process = cmd
 	line := make([]byte, 1000)
 	n, err := out.Read(line)
 	ready := regexp.MustCompile(`ready at (http://\S+)`).FindSubmatch(line[:n])
 	if ready == nil {
-		t.Fatalf("the farm said %q, %v", line[:n], err)
+		return fmt.Errorf("the farm said %q, %w", line[:n], err)
 	}
 	go io.Copy(io.Discard, out)
 	f.url = string(ready[1])
-	return f
+	return nil
 }
 
 // run runs a client command and returns what it prints.
@@ -89,11 +122,19 @@ func (f *farm) run(t *testing.T, args ...string) []byte {
 	return out
 }
 
-// bake bakes a system and returns its tree, and its packages by name and version.
-func (f *farm) bake(t *testing.T, packages []string) (map[string]entry, []string) {
+// image is a baked image, pulled.
+type image struct {
+	ref    string
+	layers []string // files, the lowest first
+	locked []string // packages, "name=version"
+}
+
+// bake bakes a recipe's system and pulls it.
+func (f *farm) bake(t *testing.T, system string) image {
 	t.Helper()
-	recipe := fmt.Sprintf("apiVersion: bakefarm/v1\nname: test/system\nos: {debian: {suite: bookworm, packages: [%s]}}\n", strings.Join(packages, ", "))
-	if err := os.WriteFile(filepath.Join(f.dir, "bakefarm.yaml"), []byte(recipe), 0o600); err != nil {
+	recipe := "apiVersion: bakefarm/v1\nname: test/system\nos: " + system + "\n"
+	name := filepath.Join(t.TempDir(), "bakefarm.yaml")
+	if err := os.WriteFile(name, []byte(recipe), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	decode := func(raw []byte, into any) {
@@ -104,8 +145,9 @@ func (f *farm) bake(t *testing.T, packages []string) (map[string]entry, []string
 	}
 	began := time.Now()
 	var baked struct{ Images []struct{ Ref string } }
-	decode(f.run(t, "bake", "bakefarm.yaml", "-o", "json"), &baked)
+	decode(f.run(t, "bake", name, "-o", "json"), &baked)
 	t.Logf("bakefarm took %v", time.Since(began).Round(time.Second))
+	i := image{ref: baked.Images[0].Ref}
 	var lock struct {
 		OS struct {
 			Debian struct {
@@ -113,14 +155,13 @@ func (f *farm) bake(t *testing.T, packages []string) (map[string]entry, []string
 			}
 		}
 	}
-	decode(f.run(t, "lock", "bakefarm.yaml"), &lock)
-	var locked []string
+	decode(f.run(t, "lock", name), &lock)
 	for _, p := range lock.OS.Debian.Platforms["linux/amd64"] {
-		locked = append(locked, p.Name+"="+p.Version)
+		i.locked = append(i.locked, p.Name+"="+p.Version)
 	}
 
 	layout := scratch(t, "oci")
-	f.run(t, "images", "pull", baked.Images[0].Ref, "--oci", layout)
+	f.run(t, "images", "pull", i.ref, "--oci", layout)
 	read := func(name string, into any) {
 		t.Helper()
 		raw, err := os.ReadFile(filepath.Join(layout, name))
@@ -134,19 +175,30 @@ func (f *farm) bake(t *testing.T, packages []string) (map[string]entry, []string
 	read("index.json", &index)
 	var manifest struct{ Layers []struct{ Digest string } }
 	read(blob(index.Manifests[0].Digest), &manifest)
-	tree := map[string]entry{}
 	for _, l := range manifest.Layers {
-		file, err := os.Open(filepath.Join(layout, blob(l.Digest)))
+		i.layers = append(i.layers, filepath.Join(layout, blob(l.Digest)))
+	}
+	return i
+}
+
+// tree is what the layers hold together.
+func (i image) tree(t *testing.T) map[string]entry {
+	t.Helper()
+	tree := map[string]entry{}
+	owners := owners()
+	for _, l := range i.layers {
+		file, err := os.Open(l)
 		if err != nil {
 			t.Fatal(err)
 		}
 		z, err := gzip.NewReader(file)
 		if err == nil {
-			err = lay(tree, z)
+			err = lay(tree, z, owners)
 		}
 		if err := errors.Join(err, file.Close()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return tree, locked
+	named(tree, owners[passwd], owners[group])
+	return tree
 }

@@ -2,12 +2,14 @@ package debian
 
 import (
 	"archive/tar"
+	"cmp"
 	"crypto/sha256"
 	"fmt"
 	"io"
 	"maps"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -15,14 +17,41 @@ import (
 type entry struct {
 	Type     byte
 	Mode     int64
-	UID, GID int
+	UID, GID string // names, as far as the system has any: numbers are given in the order of configuration
 	Link     string
 	Content  string // digest
 	Xattrs   string
 }
 
-// lay lays a tar over a tree, as a container engine does.
-func lay(tree map[string]entry, r io.Reader) error {
+// Where a system has the names of owners.
+const (
+	passwd = "etc/passwd"
+	group  = "etc/group"
+)
+
+// owners are the files that lay is to read the text of for named.
+func owners() map[string]string { return map[string]string{passwd: "", group: ""} }
+
+// named gives the owners of a tree the names that its system has for them: contents are those of passwd and group.
+func named(tree map[string]entry, passwd, group string) {
+	names := func(text string) map[string]string {
+		byNumber := map[string]string{}
+		for line := range strings.Lines(text) {
+			if fields := strings.Split(line, ":"); len(fields) > 2 && byNumber[fields[2]] == "" {
+				byNumber[fields[2]] = fields[0]
+			}
+		}
+		return byNumber
+	}
+	users, groups := names(passwd), names(group)
+	for p, e := range tree {
+		e.UID, e.GID = cmp.Or(users[e.UID], e.UID), cmp.Or(groups[e.GID], e.GID)
+		tree[p] = e
+	}
+}
+
+// lay lays a tar over a tree, as a container engine does. The texts of files in it that are wanted are put there.
+func lay(tree map[string]entry, r io.Reader, wanted map[string]string) error {
 	for entries := tar.NewReader(r); ; {
 		h, err := entries.Next()
 		if err == io.EOF {
@@ -35,12 +64,20 @@ func lay(tree map[string]entry, r io.Reader) error {
 		if p == "." {
 			continue
 		}
-		e := entry{Type: h.Typeflag, Mode: h.Mode & 0o7777, UID: h.Uid, GID: h.Gid, Link: h.Linkname}
+		e := entry{Type: h.Typeflag, Mode: h.Mode & 0o7777, UID: strconv.Itoa(h.Uid), GID: strconv.Itoa(h.Gid), Link: h.Linkname}
 		switch h.Typeflag {
 		case tar.TypeReg:
 			sum := sha256.New()
-			if _, err := io.Copy(sum, entries); err != nil {
+			var text strings.Builder
+			into := io.Writer(sum)
+			if _, want := wanted[p]; want {
+				into = io.MultiWriter(sum, &text)
+			}
+			if _, err := io.Copy(into, entries); err != nil {
 				return err
+			}
+			if text.Len() > 0 {
+				wanted[p] = text.String()
 			}
 			e.Content = fmt.Sprintf("%d bytes, %.8x", h.Size, sum.Sum(nil))
 		case tar.TypeLink:

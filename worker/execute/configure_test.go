@@ -25,7 +25,7 @@ var tools = map[string][]string{
 	"dash": {"sh"},
 	"dpkg": {"dpkg", "dpkg-deb", "dpkg-divert", "dpkg-query", "dpkg-split", "dpkg-statoverride", "dpkg-trigger"},
 	"tools": {"cat", "chmod", "chown", "cp", "date", "diff", "grep", "id", "ldconfig", "ln", "ls", "mkdir", "mv", "rm", "rmdir",
-		"sed", "sleep", "stat", "tar", "touch", "tr"},
+		"sed", "sleep", "stat", "tar", "touch", "tr", "xargs"},
 }
 
 // toolsOf makes packages of this machine's programs and the libraries that they need.
@@ -255,10 +255,11 @@ func TestScriptsRunOverAConfiguredSystem(t *testing.T) {
 		},
 	})
 	added := []debtest.Package{
-		{Name: "added", Entries: []debtest.Entry{{Name: "./srv/"}, {Name: "./srv/kept dir/"}, {Name: "./srv/kept dir/file", Content: "f"},
+		{Name: "added", Entries: []debtest.Entry{{Name: "./etc/"}, {Name: "./etc/added.conf", Content: "a\n"}, {Name: "./srv/"}, {Name: "./srv/kept dir/"}, {Name: "./srv/kept dir/file", Content: "f"},
 			{Name: "./usr/"}, {Name: "./usr/share/"}, {Name: "./usr/share/noted/"}, {Name: "./usr/share/noted/it", Content: "n"}}, Control: map[string]string{
-			"preinst":  "#!/bin/sh\nset -e\ntest ! -e /usr/bin/tool\n" + record,
-			"postinst": "#!/bin/sh\nset -e\n" + record,
+			"conffiles": "/etc/added.conf\n",
+			"preinst":   "#!/bin/sh\nset -e\ntest ! -e /usr/bin/tool; test ! -e /etc/added.conf\n" + record,
+			"postinst":  "#!/bin/sh\nset -e\ntest -e /etc/added.conf\n" + record,
 		}},
 		{Name: "noted-not", Entries: []debtest.Entry{{Name: "./usr/"}, {Name: "./usr/share/"}, {Name: "./usr/share/noted-not", Content: "n"}}},
 	}

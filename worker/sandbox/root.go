@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -158,6 +159,7 @@ type standIn struct {
 	path    string
 	dir     bool // a place to mount on, made only where there is nothing: the runtime would make it in the upper layer
 	content string
+	mode    fs.FileMode // 0: 0755
 }
 
 var standIns = []standIn{
@@ -165,6 +167,8 @@ var standIns = []standIn{
 	{path: "usr/sbin/policy-rc.d", content: "#!/bin/sh\nexit 101\n"},
 	// For scripts that ask nobody. Those that look at --test or --status find nothing that runs.
 	{path: "usr/sbin/start-stop-daemon", content: "#!/bin/sh\nexit 0\n"},
+	// What a machine has, and mail servers and their kind ask for its whole name when they make their first configuration.
+	{path: "etc/hosts", mode: 0o644, content: "127.0.0.1\tlocalhost\n127.0.1.1\t" + hostname + ".localdomain\t" + hostname + "\n::1\tlocalhost\n"},
 	{path: "proc", dir: true},
 	{path: "sys", dir: true},
 	{path: "dev", dir: true},
@@ -200,7 +204,7 @@ func makeStandIns(view, into *os.Root) error {
 		if err := into.MkdirAll(dir, 0o755); err != nil {
 			return err
 		}
-		if err := into.WriteFile(s.path, []byte(s.content), 0o755); err != nil {
+		if err := into.WriteFile(s.path, []byte(s.content), cmp.Or(s.mode, 0o755)); err != nil {
 			return err
 		}
 		if err := into.Chtimes(s.path, standInTime, standInTime); err != nil {
