@@ -65,7 +65,7 @@ func showBake(b farm.Bake) Bake {
 	shown := Bake{
 		ID: b.ID, Key: b.Key, Cached: b.Cached, State: b.State, Version: b.Version, Images: make([]Image, 0, len(b.Images)),
 		Name: b.Name, File: b.File, Rebake: b.Rebake, LockOnly: b.LockOnly, Background: b.Background, Waiting: waiting(b), Error: b.Error, Lock: b.Lock, From: b.From,
-		Published: b.Published, AcceptedAt: b.AcceptedAt, DoneAt: b.DoneAt,
+		Tests: b.Tests, Published: b.Published, AcceptedAt: b.AcceptedAt, DoneAt: b.DoneAt,
 	}
 	for _, i := range b.Images {
 		shown.Images = append(shown.Images, showImage(i))
@@ -156,6 +156,7 @@ func (a *API) explainBake(ctx context.Context, in *BakePath) (*body[[]farm.Shard
 			return nil, fmt.Errorf("shards of bake %s: %w", b.ID, err)
 		}
 	}
+	shards = append(shards, b.Tests...)
 	if shards == nil {
 		shards = []farm.ShardRef{}
 	}

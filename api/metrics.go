@@ -45,7 +45,7 @@ var bakesDesc = prometheus.NewDesc("bakefarm_bakes", "Bakes on record, by state.
 
 // bakeStates are all states, so that each has a series from the start.
 var bakeStates = []farm.BakeState{
-	farm.BakeAccepted, farm.BakeResolving, farm.BakeBaking, farm.BakeCommitting, farm.BakeDone, farm.BakeFailed, farm.BakeCancelled,
+	farm.BakeAccepted, farm.BakeResolving, farm.BakeBaking, farm.BakeCommitting, farm.BakeTesting, farm.BakeDone, farm.BakeFailed, farm.BakeCancelled,
 }
 
 // Describe implements prometheus.Collector.

@@ -50,6 +50,7 @@ type Bake struct {
 	Waiting    string          `json:"waiting,omitempty" doc:"What the bake can't go on without: a worker with arch=arm64"`
 	Lock       digest.Digest   `json:"lock,omitempty"`
 	From       string          `json:"from,omitempty" doc:"Cached: the bake that made the images"`
+	Tests      []farm.ShardRef `json:"tests,omitempty" doc:"The recipe's tests, an item for each image: one that has passed is done"`
 	Published  *farm.Published `json:"published,omitempty"`
 	AcceptedAt time.Time       `json:"acceptedAt"`
 	DoneAt     time.Time       `json:"doneAt,omitzero"`

@@ -39,6 +39,11 @@ func (c *Coordinator) cachedAtOnce(ctx context.Context, f *flight, b *farm.Bake)
 	}
 	f.evidenceAt = kept.Evidence
 	c.setCached(f, b, v)
+	all, err := c.testsOf(ctx, f, *b)
+	if err != nil || len(all.jobs) > 0 {
+		return false, err
+	}
+	b.Tests = all.refs
 	if err := c.release(ctx, f, b); err != nil {
 		return false, err
 	}
@@ -85,8 +90,8 @@ func (c *Coordinator) setCached(f *flight, b *farm.Bake, v farm.Version) {
 	b.Cached, b.From, b.Images, b.Shards = true, v.Bake, v.Images, f.early
 }
 
-// commit makes the bake's images exist, by one create of the version's record, names them, and moves the channel. Every
-// step may be repeated.
+// commit makes the bake's images exist, by one create of the version's record. Then they are published, or tested before
+// that. Every step may be repeated.
 func (c *Coordinator) commit(ctx context.Context, f *flight, b farm.Bake) error {
 	if err := c.readRecipe(ctx, f, b); err != nil {
 		return err
@@ -98,12 +103,17 @@ func (c *Coordinator) commit(ctx context.Context, f *flight, b farm.Bake) error 
 		}
 		b.Images = images
 	}
-	if err := c.release(ctx, f, &b); err != nil {
+	all, err := c.testsOf(ctx, f, b)
+	if err != nil {
 		return err
 	}
-	_, err := c.move(ctx, f.id, farm.BakeDone, func(now *farm.Bake) {
-		now.Images, now.Published, now.DoneAt = b.Images, b.Published, c.doneAt(b)
-	})
+	if len(all.refs) == 0 {
+		return c.conclude(ctx, f, b)
+	}
+	if err := c.tag(ctx, b, b.Version); err != nil { // what is tested can be had, and looked at when it fails
+		return err
+	}
+	_, err = c.move(ctx, f.id, farm.BakeTesting, func(now *farm.Bake) { now.Images, now.Tests = b.Images, all.refs })
 	return err
 }
 

@@ -36,6 +36,8 @@ func (c *Coordinator) drive(ctx context.Context, f *flight) (ended bool, err err
 			again, err = c.advance(ctx, f, b)
 		case farm.BakeCommitting:
 			again, err = true, c.commit(ctx, f, b)
+		case farm.BakeTesting:
+			again, err = c.test(ctx, f, b)
 		default:
 			return true, c.withdraw(ctx, f.id)
 		}

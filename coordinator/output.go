@@ -105,6 +105,12 @@ func readOutput(kind farm.Kind, raw json.RawMessage) (output, error) {
 		}
 		out.pieces = append([]digest.Digest{o.Manifest}, o.Blobs...)
 		out.value, out.main = &o, o.Manifest
+	case farm.KindRun, farm.KindBoot:
+		var o plan.TestOutput
+		if err = json.Unmarshal(raw, &o); err == nil && len(o.Passed) == 0 {
+			err = errors.New("no test has passed")
+		}
+		out.value, out.main = &o, digest.FromBytes(raw)
 	default:
 		err = kind.Validate()
 	}

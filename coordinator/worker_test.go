@@ -38,7 +38,11 @@ func (f *testFarm) worker(id string, change ...func(*worker)) *worker {
 		c(w)
 	}
 	for _, kind := range farm.Kinds {
-		q, err := f.bus.Work(f.t.Context(), farm.Class("any", kind))
+		arch := "any"
+		if kind == farm.KindRun {
+			arch = "amd64"
+		}
+		q, err := f.bus.Work(f.t.Context(), farm.Class(arch, kind))
 		if err != nil {
 			f.t.Fatal(err)
 		}
@@ -228,6 +232,8 @@ func (w *worker) run(ctx context.Context, task farm.Task) (any, error) {
 			index.Blobs = append(index.Blobs, i.Manifest)
 		}
 		out = index
+	case farm.KindRun:
+		out = plan.TestOutput{Passed: []string{"all"}}
 	}
 	return out, errors.Join(err, into.Commit(ctx))
 }

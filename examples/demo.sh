@@ -96,6 +96,14 @@ run bakefarm explain "$second"
 say "And with nothing changed, the answer comes from the catalog"
 run bakefarm bake "$work/hello/bakefarm.yaml"
 
+# --- the disk ---------------------------------------------------------------------------------------------------------
+say "The same as a disk: it boots before it is published"
+if lack=$(bakefarm doctor | sed -n 's/^virtual machines, amd64 *less *//p') && [ -z "$lack" ]; then
+  run bakefarm bake "$work/hello/bakefarm.yaml" --set 'tests=[{http: {port: 8080, path: /healthz}, within: 2m, on: disk}]'
+else
+  echo "skipped: $lack"
+fi
+
 # --- publish ---------------------------------------------------------------------------------------------------------
 say "Promoted to prod, with a history to roll back by"
 run bakefarm channels promote demo/hello prod "$version"

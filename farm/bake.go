@@ -10,12 +10,13 @@ import (
 
 // BakeState is where a bake stands.
 //
-//	accepted ──▶ resolving ──▶ baking ──▶ committing ──▶ done
-//	    │            │            │            │
-//	    └────────────┴────────────┴────────────┴──▶ failed | cancelled
+//	accepted ──▶ resolving ──▶ baking ──▶ committing ──▶ testing ──▶ done
+//	    │            │            │            │            │
+//	    └────────────┴────────────┴────────────┴────────────┴──▶ failed | cancelled
 //
 // A cached bake goes from accepted (or resolving) straight to committing; one that asks for the Lock only goes from
-// there to done.
+// there to done. One whose recipe has no tests goes from committing to done. While it is tested, and when it fails
+// there, its images exist; what it does not do is publish them.
 type BakeState string
 
 // The states of a bake.
@@ -24,6 +25,7 @@ const (
 	BakeResolving  BakeState = "resolving"
 	BakeBaking     BakeState = "baking"
 	BakeCommitting BakeState = "committing"
+	BakeTesting    BakeState = "testing"
 	BakeDone       BakeState = "done"
 	BakeFailed     BakeState = "failed"
 	BakeCancelled  BakeState = "cancelled"
@@ -33,7 +35,8 @@ var bakeMoves = map[BakeState][]BakeState{
 	BakeAccepted:   {BakeResolving, BakeBaking, BakeCommitting, BakeDone, BakeFailed, BakeCancelled},
 	BakeResolving:  {BakeBaking, BakeCommitting, BakeDone, BakeFailed, BakeCancelled},
 	BakeBaking:     {BakeCommitting, BakeFailed, BakeCancelled},
-	BakeCommitting: {BakeDone, BakeFailed},
+	BakeCommitting: {BakeTesting, BakeDone, BakeFailed},
+	BakeTesting:    {BakeDone, BakeFailed, BakeCancelled},
 }
 
 // CanMove reports whether a bake may go from s to next.
@@ -75,7 +78,9 @@ type Bake struct {
 	Shards   []ShardRef    `json:"shards,omitempty"` // how each shard of the plan was come by: what explain prints
 	// ShardList stands in for Shards when that would make the record large. Piece: JSON array of ShardRef.
 	ShardList digest.Digest `json:"shardList,omitempty"`
-	Published *Published    `json:"published,omitempty"` // how the recipe's publish.channel went; nil without one
+	// Tests are the shards of the recipe's tests, once the images exist.
+	Tests     []ShardRef `json:"tests,omitempty"`
+	Published *Published `json:"published,omitempty"` // how the recipe's publish.channel went; nil without one
 	// Log is a piece: the events of the finished bake, one JSON object a line. It is set shortly after the bake's end,
 	// and stays empty for a bake that was done when it was accepted: nothing ran.
 	Log digest.Digest `json:"log,omitempty"`

@@ -28,10 +28,15 @@ const (
 	KindImage     Kind = "image" // layers and configuration become an OCI image manifest
 	KindIndex     Kind = "index" // the images of several platforms become one OCI image index
 	KindDisk      Kind = "disk"  // layers and configuration become a disk that a machine starts from
+	// KindRun and KindBoot test what was made, before it is published: an OCI image as a container, a disk as a virtual
+	// machine. Their classes are the image's architectures too.
+	KindRun  Kind = "run"
+	KindBoot Kind = "boot"
 )
 
 // Kinds lists every kind of this release, in the order in which a bake meets them.
-var Kinds = []Kind{KindObserve, KindInspect, KindImport, KindSolve, KindConvert, KindTrim, KindCut, KindAssemble, KindConfigure, KindImage, KindIndex, KindDisk}
+var Kinds = []Kind{KindObserve, KindInspect, KindImport, KindSolve, KindConvert, KindTrim, KindCut, KindAssemble, KindConfigure, KindImage, KindIndex, KindDisk,
+	KindRun, KindBoot}
 
 // ShardState is where a shard stands.
 //
@@ -93,6 +98,10 @@ type Shard struct {
 	Took     time.Duration   `json:"took,omitempty"`    // the worker's own time, when done
 	DoneAt   time.Time       `json:"doneAt,omitzero"`
 }
+
+// Foreign reports whether shards of the kind run code of images: their classes are architectures, and not every worker
+// takes them.
+func (k Kind) Foreign() bool { return k == KindConfigure || k == KindRun || k == KindBoot }
 
 // MaxHistory bounds Shard.History.
 const MaxHistory = 8

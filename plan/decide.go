@@ -56,6 +56,8 @@ var done = map[farm.Kind]string{
 	farm.KindImage:     "made the image",
 	farm.KindIndex:     "made the index over",
 	farm.KindDisk:      "made the disk for",
+	farm.KindRun:       "tested the container for",
+	farm.KindBoot:      "tested the disk for",
 }
 
 // with are the inputs that a kind's label does not name in full.
@@ -70,6 +72,8 @@ var with = map[farm.Kind]string{
 	farm.KindImage:     " of these layers and this configuration",
 	farm.KindIndex:     " of these images",
 	farm.KindDisk:      " of these layers and this configuration",
+	farm.KindRun:       " with these tests",
+	farm.KindBoot:      " with these tests",
 }
 
 // Reason says for people why the shard's output came from source.

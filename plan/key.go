@@ -218,7 +218,7 @@ func newShard(kind farm.Kind, subject string, spec, inputs any) Shard {
 	return Shard{
 		Key:   Key(kind, inputs),
 		Kind:  kind,
-		Class: farm.Class("any", kind), // no kind but configure runs code of the image's architecture
+		Class: farm.Class("any", kind), // of those that run no code of the image
 		Label: string(kind) + " " + subject,
 		Spec:  spec,
 	}

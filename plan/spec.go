@@ -22,6 +22,8 @@ var Formats = map[farm.Kind]int{
 	farm.KindImage:     1,
 	farm.KindIndex:     1,
 	farm.KindDisk:      2,
+	farm.KindRun:       1,
+	farm.KindBoot:      1,
 }
 
 // ObserveSpec asks what the mirrors of a suite have now, or what a registry has under a reference.

@@ -101,7 +101,7 @@ func readRecipe(v strict.Value) *Recipe {
 		recipe.Outputs = readOutputs(v, recipe.OS)
 	}
 	if v, ok := f.Get("tests"); ok {
-		later(v, "leave it out, and test the image after the bake")
+		recipe.Tests = readTests(v, recipe.Outputs)
 	}
 	if v, ok := f.Get("publish"); ok {
 		recipe.Publish = readPublish(v, recipe.Name)

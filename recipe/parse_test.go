@@ -177,9 +177,8 @@ func TestParseErrors(t *testing.T) {
 		{"name is a number", strings.Replace(minimal, "a/b", "1.10", 1), []string{
 			`f:2:7: name: is the number 1.10 where text is wanted; write it in quotes: "1.10"`}},
 		{"name is null", strings.Replace(minimal, "a/b", "", 1), []string{`f:2:6: name: is empty; write team/app`}},
-		{"steps and tests", minimal + "steps: [{run: [x]}]\ntests: [{http: {port: 1}}]\n", []string{
-			`f:5:8: steps: is not in this release of bakefarm yet; leave it out, and do the work before the bake or in the app's entrypoint`,
-			`f:6:8: tests: is not in this release of bakefarm yet; leave it out, and test the image after the bake`}},
+		{"steps", minimal + "steps: [{run: [x]}]\n", []string{
+			`f:5:8: steps: is not in this release of bakefarm yet; leave it out, and do the work before the bake or in the app's entrypoint`}},
 
 		// os
 		{"no system", "apiVersion: bakefarm/v1\nname: a\nos: {}\n", []string{

@@ -20,6 +20,7 @@ type Recipe struct {
 	App        []AppItem
 	Config     Config
 	Outputs    []Output
+	Tests      []Test // of what the outputs make, before it is published
 	Publish    Publish
 }
 

@@ -6,7 +6,7 @@ set -euo pipefail
 declare -A package=(
   [skopeo]=skopeo [buildah]=buildah [docker-registry]=docker-registry [xz]=xz-utils [dpkg]=dpkg
   [qemu-img]=qemu-utils [fsck.fat]=dosfstools [mcopy]=mtools [sfdisk]=fdisk [cpio]=cpio [curl]=curl [e2fsck]=e2fsprogs
-  [runc]=runc [newuidmap]=uidmap [git]=git
+  [qemu-system-x86_64]="qemu-system-x86 ovmf" [runc]=runc [newuidmap]=uidmap [git]=git
 )
 missing=()
 for program in "${!package[@]}"; do

@@ -14,6 +14,9 @@ type Host struct {
 
 	// Sandboxes are where code of images runs; nil: nowhere. They are the opener's, who closes them after the workers.
 	Sandboxes *Sandboxes
+
+	// Machines are where disks are started; nil: nowhere.
+	Machines *Machines
 }
 
 // OpenHost opens a host with its cache in dir. The budget is in bytes; 0: cache.DefaultBudget.
@@ -32,6 +35,9 @@ func (h *Host) env(store execute.Store, mirror execute.Mirror, images execute.Im
 	e := execute.Env{Store: store, Mirror: mirror, Images: images, Cache: h.cache, Turns: h.turns, Indexes: h.indexes, Records: h.records}
 	if h.Sandboxes != nil {
 		e.Sandbox = h.Sandboxes
+	}
+	if h.Machines != nil {
+		e.Machines = h.Machines
 	}
 	return e
 }

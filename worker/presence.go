@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"maps"
 	"math"
 	"os"
 	"runtime"
@@ -78,7 +79,7 @@ func (w *Worker) record(host string) farm.Worker {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	r := farm.Worker{
-		Schema: farm.Schema, ID: w.ID, Host: host, Classes: w.Classes, Lacks: w.lacks, Labels: w.Labels, Slots: w.Slots,
+		Schema: farm.Schema, ID: w.ID, Host: host, Classes: w.Classes, Lacks: maps.Clone(w.lacks), Labels: w.Labels, Slots: w.Slots,
 		Draining: w.tap.isShut(), Cache: w.env.Cache.Used(), Load: load(),
 		Running: make([]string, 0, len(w.running)), Done: w.done.Load(),
 		Started: w.started.UTC(), Seen: time.Now().UTC(),

@@ -51,6 +51,11 @@ func (s *Sandboxes) Close() error {
 	return s.runner.Close()
 }
 
+// foreignHost finds out what code of images runs on this host.
+type foreignHost interface {
+	await(ctx context.Context) (classes []string, lacks map[string]string, err error)
+}
+
 // await waits until it is known what runs. It returns the capability classes that this adds, and by class what the others
 // lack.
 func (s *Sandboxes) await(ctx context.Context) (classes []string, lacks map[string]string, err error) {
@@ -59,29 +64,36 @@ func (s *Sandboxes) await(ctx context.Context) (classes []string, lacks map[stri
 	case <-ctx.Done():
 		return nil, nil, ctx.Err()
 	}
-	for _, arch := range s.run {
-		classes = append(classes, farm.Class(arch, farm.KindConfigure))
-	}
 	lacks = map[string]string{}
-	for arch, problem := range s.lacks {
-		lacks[farm.Class(arch, farm.KindConfigure)] = problem
+	for _, kind := range []farm.Kind{farm.KindConfigure, farm.KindRun} {
+		for _, arch := range s.run {
+			classes = append(classes, farm.Class(arch, kind))
+		}
+		for arch, problem := range s.lacks {
+			lacks[farm.Class(arch, kind)] = problem
+		}
 	}
 	return classes, lacks, nil
 }
 
 // foreign begins to take work that runs code of images, as soon as it is known what this host can run, until ctx ends.
-func (w *Worker) foreign(ctx context.Context, s *Sandboxes, pull func(class string)) {
+func (w *Worker) foreign(ctx context.Context, s foreignHost, pull func(class string)) {
 	classes, lacks, err := s.await(ctx)
 	if err != nil {
 		return
 	}
 	w.mu.Lock()
 	w.Classes = append(w.Classes[:len(w.Classes):len(w.Classes)], classes...)
-	w.lacks = lacks
+	if w.lacks == nil {
+		w.lacks = map[string]string{}
+	}
+	for class, problem := range lacks {
+		w.lacks[class] = problem
+	}
 	w.renew()
 	w.mu.Unlock()
-	if len(classes) == 0 {
-		w.Log.Warn("code of images can't run here: this worker takes no work that does", "why", lacks[farm.Class(sandbox.NativeArch(), farm.KindConfigure)])
+	if why, native := lacks[farm.Class(sandbox.NativeArch(), farm.KindConfigure)]; native {
+		w.Log.Warn("code of images can't run here: this worker takes no work that does", "why", why)
 	}
 	for _, class := range classes {
 		pull(class)

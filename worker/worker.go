@@ -77,7 +77,7 @@ const (
 func Classes() []string {
 	var classes []string
 	for _, kind := range farm.Kinds {
-		if kind != farm.KindConfigure {
+		if !kind.Foreign() {
 			classes = append(classes, farm.Class("any", kind))
 		}
 	}
@@ -196,6 +196,9 @@ func (w *Worker) Run(ctx context.Context) error {
 	w.Log.Info("worker takes work", "slots", w.Slots, "classes", w.Classes)
 	if w.all && host.Sandboxes != nil {
 		pullers.Go(func() { w.foreign(ctx, host.Sandboxes, take) })
+	}
+	if w.all && host.Machines != nil {
+		pullers.Go(func() { w.foreign(ctx, host.Machines, take) })
 	}
 	pullers.Wait()
 	w.tap.shut()

@@ -109,12 +109,28 @@ func newBakesShow(cli *cli) *cobra.Command {
 				}
 				row(w, "accepted", b.AcceptedAt.Format(time.RFC3339))
 				row(w, "took", duration(b))
+				for _, t := range b.Tests {
+					row(w, "test", testLine(t))
+				}
 				for _, i := range b.Images {
 					row(w, "image", fmt.Sprintf("%s %s %s %s", i.Ref, platform(i), size(i.Size), i.Digest))
 				}
 			})
 		}),
 	}
+}
+
+// testLine says how the tests of one image went.
+func testLine(t farm.ShardRef) string {
+	switch {
+	case t.State == farm.ShardDone && t.Source == farm.SourceHit:
+		return t.Label + ": passed before: " + t.Reason
+	case t.State == farm.ShardDone:
+		return fmt.Sprintf("%s: passed in %s on %s", t.Label, took(t.Took), t.Worker)
+	case t.State == farm.ShardFailed:
+		return t.Label + ": failed on " + t.Worker
+	}
+	return t.Label + ": not passed"
 }
 
 func newBakesLogs(cli *cli) *cobra.Command {

@@ -165,6 +165,9 @@ func (s *settings) startWorkers(p *program, data *dataDir, c *connections, n int
 	p.closes("workers' cache", host.Close)
 	host.Sandboxes = worker.OpenSandboxes(s.sandbox(data, log))
 	p.closes("sandboxes", host.Sandboxes.Close)
+	if host.Machines, err = worker.OpenMachines(data.sub("machines")); err != nil {
+		return err
+	}
 	from := machineMirror{debian, os.Getenv("BAKEFARM_DEBIAN_MIRROR"), os.Getenv("BAKEFARM_DEBIAN_KEYRING")}
 	ids := make([]string, n)
 	for i := range ids {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 
 	"bakefarm/worker/mirror"
 	"bakefarm/worker/sandbox"
+	"bakefarm/worker/vm"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -63,7 +65,19 @@ func examine(ctx context.Context, data string) []finding {
 	if place == "" {
 		return findings // there is nowhere to try anything
 	}
-	return append(findings, examineSandbox(ctx, place)...)
+	return append(append(findings, examineSandbox(ctx, place)...), examineMachines(ctx)...)
+}
+
+// examineMachines looks for what starts disks, to test them before they are published.
+func examineMachines(ctx context.Context) (findings []finding) {
+	run, lacks := vm.Arches(ctx)
+	for _, arch := range run {
+		findings = append(findings, finding{"virtual machines, " + arch, foundOK, "disks can be tested"})
+	}
+	for _, arch := range slices.Sorted(maps.Keys(lacks)) {
+		findings = append(findings, finding{"virtual machines, " + arch, foundLess, lacks[arch] + "; needed for tests of disks only"})
+	}
+	return findings
 }
 
 // roomy is how much space a farm with a few systems takes, in bytes.

@@ -58,9 +58,12 @@ func (l *lines) event(e farm.Event) error {
 // final is how a bake failed: who waits for it reads that in the command's own last line.
 func final(e farm.Event) bool { return e.Type == farm.EventBake && e.State == farm.BakeFailed }
 
-// chatter is what the many small shards of a bake say: it is kept for "bakes logs".
+// chatter is what the many small shards of a bake say, and the console of what is tested: it is kept for "bakes logs".
 func chatter(e farm.Event) bool {
 	kind, _, _ := strings.Cut(e.Label, " ")
+	if e.Type == farm.EventLog && slices.Contains([]farm.Kind{farm.KindRun, farm.KindBoot}, farm.Kind(kind)) {
+		return strings.HasPrefix(e.Line, "console: ")
+	}
 	return e.Type == farm.EventLog && slices.Contains([]farm.Kind{farm.KindConvert, farm.KindTrim, farm.KindCut}, farm.Kind(kind))
 }
 

@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -78,7 +79,7 @@ func TestScripts(t *testing.T) {
 		RequireUniqueNames:  true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"farm": cmdFarm, "start": cmdStart, "said": cmdSaid, "end": cmdEnd, "exits": cmdExits, "until": cmdUntil, "get": cmdGet,
-			"contents": cmdContents, "http": cmdHTTP, "port": cmdPort, "mirror": cmdMirror, "deb": cmdDeb,
+			"contents": cmdContents, "http": cmdHTTP, "port": cmdPort, "mirror": cmdMirror, "deb": cmdDeb, "hello": cmdHello,
 		},
 	})
 }
@@ -204,6 +205,31 @@ func cmdStart(ts *testscript.TestScript, neg bool, args []string) {
 	if len(match) > 1 {
 		ts.Setenv(args[0], match[1])
 	}
+}
+
+// helloProgram is that of examples/hello, built once.
+var helloProgram = sync.OnceValues(func() ([]byte, error) {
+	dir, err := os.MkdirTemp("", "bakefarm-test-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	build := exec.Command("go", "build", "-o", dir+"/hello", "bakefarm/examples/hello")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("%w: %s", err, out)
+	}
+	return os.ReadFile(dir + "/hello")
+})
+
+// cmdHello writes the program of examples/hello to a file.
+func cmdHello(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: hello FILE")
+	}
+	program, err := helloProgram()
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), program, 0o755))
 }
 
 func started(ts *testscript.TestScript, name string) *process {

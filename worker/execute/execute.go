@@ -12,6 +12,8 @@
 //	image     layers ─▶ configuration, manifest
 //	index     images of several platforms ─▶ index
 //	disk      layers ─▶ a disk in chunks ─▶ layers, manifest
+//	run       image ─▶ a container in a sandbox ─▶ whether it passes the recipe's tests
+//	boot      disk ─▶ a virtual machine ─▶ the same
 //
 // An executor stores through one imagestore.Writer and commits it last: whatever fails or is cancelled leaves nothing
 // behind that anybody can see. It depends on its task alone, so it may run twice, anywhere, and makes the same output;
@@ -42,6 +44,8 @@ type Env struct {
 	Indexes *Indexes
 	Records *Records
 	Sandbox Sandbox // nil: no code of images runs here
+
+	Machines Machines // nil: no disks are started here
 }
 
 // Store is the part of an image store that executors use.
@@ -77,6 +81,8 @@ var executors = map[farm.Kind]func(context.Context, *job, json.RawMessage) (any,
 	farm.KindImage:     with(image),
 	farm.KindIndex:     with(index),
 	farm.KindDisk:      with(makeDisk),
+	farm.KindRun:       with(runImage),
+	farm.KindBoot:      with(boot),
 }
 
 // with decodes the spec for an executor.

@@ -29,6 +29,7 @@ const (
 	requestFD = 3 // a byte when IDs are mapped, if they must be; the request; end of file when the caller dies
 	replyFD   = 4
 	lockFD    = 5 // only held
+	dialFD    = 6 // of a Run with a Dialer
 )
 
 // helperEnv is the whole environment of helpers and runtimes: the caller's may have secrets in it.
@@ -80,7 +81,7 @@ type reply struct {
 
 // serve is the helper's main function.
 func serve() int {
-	for fd := requestFD; fd <= lockFD; fd++ {
+	for fd := requestFD; fd <= dialFD; fd++ {
 		unix.CloseOnExec(fd)
 	}
 	unix.Umask(0)
@@ -148,6 +149,7 @@ func ownMounts() error {
 type stdio struct {
 	in       io.Reader
 	out, err io.Writer
+	dial     *os.File // the helper's end of a Dialer
 }
 
 // call starts a helper and waits for its end. Ending the context kills the helper and all that it started.
@@ -177,6 +179,9 @@ func (r *Runner) call(ctx context.Context, req request, files stdio) (reply, err
 		cmd.Stderr = &complaints
 	}
 	cmd.ExtraFiles = []*os.File{requestRead, replyWrite, r.lock}
+	if files.dial != nil {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, files.dial)
+	}
 	cmd.WaitDelay = 5 * time.Second // for a files.in that does not end
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWNET}
 	if r.host.mapping != nil {

@@ -31,6 +31,14 @@ type Command struct {
 	// Groups are supplementary ones.
 	Groups []uint32
 
+	// User is that of an image's configuration, in place of UID and GID: user or user:group, names of the root's passwd
+	// and group files, or numbers.
+	User string
+	// Alone: Env is the whole environment.
+	Alone bool
+	// Dialer connects to what the command listens on; nil: nobody does.
+	Dialer *Dialer
+
 	Stdin          io.Reader // nil: empty
 	Stdout, Stderr io.Writer // nil: discarded. The same writer for both is written to by one goroutine.
 
@@ -126,6 +134,9 @@ func (root *Root) Run(ctx context.Context, c Command) error {
 		stop(fmt.Errorf("%s: %w: %d bytes", c.Args[0], ErrOutput, limits.Output))
 	}}
 	files := stdio{in: c.Stdin, out: output.writer(c.Stdout)}
+	if c.Dialer != nil {
+		files.dial = c.Dialer.far
+	}
 	if c.Stderr == c.Stdout {
 		files.err = files.out
 	} else {
@@ -137,7 +148,7 @@ func (root *Root) Run(ctx context.Context, c Command) error {
 		return err
 	}
 	rep, err := root.r.call(ctx, request{Run: &runRequest{
-		Root: root.dir, Lowers: root.lowers(), Runtime: root.r.runtime, ID: id, Spec: spec,
+		Root: root.dir, Lowers: root.lowers(), Runtime: root.r.runtime, ID: id, Spec: spec, User: c.User, Dial: c.Dialer != nil,
 	}}, files)
 	if ctx.Err() != nil { // killed: nobody has removed its cgroup
 		if root.r.cgroup != "" {
@@ -185,6 +196,8 @@ type runRequest struct {
 	Runtime string
 	ID      string
 	Spec    *specs.Spec
+	User    string // not empty: to be looked up in the root
+	Dial    bool   // somebody connects
 }
 
 func (req *runRequest) serve(user bool) (exit int, err error) {
@@ -197,6 +210,14 @@ func (req *runRequest) serve(user bool) (exit int, err error) {
 	dir, err := filepath.Abs(req.Root)
 	if err != nil {
 		return 0, err
+	}
+	if req.User != "" {
+		if err := become(req.Spec.Process, req.User, filepath.Join(dir, "merged")); err != nil {
+			return 0, err
+		}
+	}
+	if req.Dial {
+		go serveDialer(os.NewFile(dialFD, "dialer"))
 	}
 	bundle := filepath.Join(dir, "bundle")
 	req.Spec.Root = &specs.Root{Path: filepath.Join(dir, "merged")}
@@ -262,7 +283,10 @@ func loopbackUp() error {
 
 // environment is the command's, sorted.
 func (c Command) environment() ([]string, error) {
-	env := Environment()
+	env := map[string]string{}
+	if !c.Alone {
+		env = Environment()
+	}
 	for name, value := range c.Env {
 		if name == "" || strings.ContainsAny(name, "=\x00") || strings.Contains(value, "\x00") {
 			return nil, fmt.Errorf("sandbox: environment variable %s: want a name without '=', and no NUL", strconv.Quote(name))
