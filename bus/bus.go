@@ -25,6 +25,7 @@ type Config struct {
 	Creds      string       // external: path of a credentials file (JWT and seed); empty: what the URL says
 	Dir        string       // embedded: JetStream's directory
 	Listen     string       // embedded: host:port for other processes (port 0: any); empty: this process only
+	Advertise  string       // embedded: host:port under which others reach it, where that is not Listen: behind a proxy or a service
 	Cluster    Cluster      // embedded: the servers of other processes that it forms a cluster with; zero: it is alone
 	Secret     string       // embedded: what whoever connects over the network has to know: nats://bakefarm:SECRET@host; empty: nobody is asked
 	Trusting   bool         // embedded: addresses that other machines reach are fine also without a Secret

@@ -18,9 +18,10 @@ import (
 // Cluster says which embedded servers are one NATS: each process has its own directory, listens for the others, and knows
 // where some of them are. JetStream keeps every record on a majority of them, so that of three one may be lost.
 type Cluster struct {
-	Name   string   // the same for all; empty: the farm's name
-	Listen string   // host:port for the other servers
-	Routes []string // host:port of the other servers, or of all: a server finds out which one it is itself
+	Name      string   // the same for all; empty: the farm's name
+	Listen    string   // host:port for the other servers
+	Advertise string   // host:port under which the other servers reach it, where that is not Listen
+	Routes    []string // host:port of the other servers, or of all: a server finds out which one it is itself
 }
 
 const (
@@ -47,7 +48,10 @@ func (c *Config) joinCluster(opts *server.Options) error {
 	if err != nil {
 		return err
 	}
-	opts.Cluster = server.ClusterOpts{Name: c.Cluster.Name, Host: host, Port: port}
+	opts.Cluster = server.ClusterOpts{Name: c.Cluster.Name, Host: host, Port: port, Advertise: c.Cluster.Advertise}
+	if err := advertised(c.Cluster.Advertise); err != nil {
+		return err
+	}
 	if opts.Cluster.Name == "" {
 		opts.Cluster.Name = c.Farm
 	}

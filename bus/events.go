@@ -18,9 +18,12 @@ func (b *Bus) PublishEvents(ctx context.Context, bakeID string, events []farm.Ev
 	if bakeID == "" || len(bakeID) > MaxKey {
 		return fmt.Errorf("publish event: bake ID %.40q: want 1 to %d bytes", bakeID, MaxKey)
 	}
-	return publishAll(ctx, b, "event of bake "+bakeID, b.events.prefix+escapeKey(bakeID), events, func(e farm.Event) farm.Event {
+	return publishAll(ctx, b, "event of bake "+bakeID, b.events.prefix+escapeKey(bakeID), events, func(e farm.Event) (farm.Event, string) {
 		e.Bake = bakeID
-		return e
+		if e.Type == farm.EventBake && e.State.Finished() {
+			return e, "end of bake " + bakeID // whoever finds that nobody has told it yet tells it: once is enough
+		}
+		return e, ""
 	})
 }
 

@@ -48,7 +48,10 @@ func startServer(ctx context.Context, c Config) (*embedded, error) {
 		if err != nil {
 			return nil, err
 		}
-		opts.Host, opts.Port = host, port
+		if err := advertised(c.Advertise); err != nil {
+			return nil, err
+		}
+		opts.Host, opts.Port, opts.ClientAdvertise = host, port, c.Advertise
 	}
 	if err := c.joinCluster(opts); err != nil {
 		return nil, err
@@ -113,6 +116,17 @@ func (c *Config) listenAddress(addr string) (host string, port int, err error) {
 		port = server.RANDOM_PORT
 	}
 	return host, port, nil
+}
+
+// advertised checks the address that a server gives to others as its own; empty: the one on which it listens.
+func advertised(addr string) error {
+	if addr == "" {
+		return nil
+	}
+	if host, port, err := net.SplitHostPort(addr); err != nil || host == "" || port == "" || port == "0" {
+		return fmt.Errorf("bus: address to advertise %q: want host:port, such as c1.example:4222", addr)
+	}
+	return nil
 }
 
 // lockDir takes the lock on JetStream's directory: JetStream itself has none, and two servers on one directory destroy it.

@@ -25,29 +25,39 @@ func (b *Bus) EnqueueAll(ctx context.Context, class string, shardIDs []string) e
 	if !className.MatchString(class) {
 		return fmt.Errorf("enqueue: class %q: want <arch>.<kind>", class)
 	}
-	return publishAll(ctx, b, "hint", b.work.prefix+class, shardIDs, func(id string) hint { return hint{ShardID: id} })
+	return publishAll(ctx, b, "hint", b.work.prefix+class, shardIDs, func(id string) (hint, string) { return hint{ShardID: id}, "" })
 }
 
 // publishAll publishes the messages that wrap makes of items, in order, with many on the way at a time, and waits until the
-// stream has them all.
-func publishAll[I, M any](ctx context.Context, b *Bus, what, subject string, items []I, wrap func(I) M) error {
+// stream has them all. wrap also names a message of which the stream shall take only one (within JetStream's window of two
+// minutes); "" for any other.
+func publishAll[I, M any](ctx context.Context, b *Bus, what, subject string, items []I, wrap func(I) (M, string)) error {
+	pack := func(item I) ([]byte, []jetstream.PublishOpt, error) {
+		message, id := wrap(item)
+		data, err := encode(what, message, b.limit())
+		var options []jetstream.PublishOpt
+		if id != "" {
+			options = append(options, jetstream.WithMsgID(id))
+		}
+		return data, options, err
+	}
 	if len(items) == 1 {
-		data, err := encode(what, wrap(items[0]), b.limit())
+		data, options, err := pack(items[0])
 		if err != nil {
 			return err
 		}
 		return translate("publish "+what, b.insist(ctx, func() error {
-			_, err := b.js.Publish(ctx, subject, data)
+			_, err := b.js.Publish(ctx, subject, data, options...)
 			return err
 		}))
 	}
-	futures := make([]jetstream.PubAckFuture, 0, len(items))
+	var futures []jetstream.PubAckFuture
 	var failed error
 	for _, item := range items {
-		data, err := encode(what, wrap(item), b.limit())
+		data, options, err := pack(item)
 		if err == nil {
 			var future jetstream.PubAckFuture
-			if future, err = b.js.PublishAsync(subject, data, jetstream.WithStallWait(apiTimeout)); err == nil {
+			if future, err = b.js.PublishAsync(subject, data, append(options, jetstream.WithStallWait(apiTimeout))...); err == nil {
 				futures = append(futures, future)
 				continue
 			}

@@ -18,6 +18,7 @@ const (
 	archiveAtOnce   = 64              // logs that share a commit
 	archivePatience = 2 * time.Second // for the last event of a bake that is over
 	archiveWithin   = 24 * time.Hour  // after that the events are no longer there to be kept
+	archiveOthers   = 3 * time.Second // what another coordinator has ended is left to that one for so long
 	maxLog          = 16 << 20        // bytes of one log; the rest is left out
 )
 
@@ -39,7 +40,9 @@ func (c *Coordinator) archive(ctx context.Context) {
 				return
 			}
 		}
-		due := c.bakes.pick(func(v *view[farm.Bake]) bool { return c.lacksLog(v.rec) })
+		due := c.bakes.pick(func(v *view[farm.Bake]) bool {
+			return c.lacksLog(v.rec) && (c.endedHere(v.rec.ID) || time.Since(v.changed) > archiveOthers)
+		})
 		if len(due) == 0 {
 			more = false
 			continue
@@ -76,6 +79,7 @@ func (c *Coordinator) archiveLogs(ctx context.Context, bakes []picked[farm.Bake]
 		return err
 	}
 	return parallel(ctx, len(bakes), func(ctx context.Context, i int) error {
+		defer c.ends.Delete(bakes[i].id)
 		_, err := c.bakes.change(ctx, bakes[i].id, func(b *farm.Bake) error {
 			if b.Log != "" {
 				return errAsIs

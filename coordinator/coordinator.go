@@ -27,7 +27,7 @@ type Config struct {
 	MaxAttempts int           // of one shard that fails, while it is wanted; default 3
 	MaxLost     int           // of one shard whose workers vanish: it may be what kills them; default 5
 	MaxAge      time.Duration // of an observation when its bake is accepted; default recipe.MaxAge, negative: 0
-	MaxBake     time.Duration // from acceptance to done; default 2 h
+	MaxBake     time.Duration // from acceptance to done, as one coordinator sees it; default 2 h
 	MaxBakes    int           // unfinished ones; more are refused; default 1000
 
 	Now func() time.Time // wall clock; default time.Now
@@ -74,14 +74,16 @@ const (
 // Coordinator accepts, drives and finishes bakes. Make one with New, and let it work with Run.
 type Coordinator struct {
 	Config
-	bakes    *mirror[farm.Bake]
-	shards   *mirror[farm.Shard]
-	workers  *mirror[farm.Worker]
-	versions *census
-	outputs  *memo
-	events   *pump
-	intake   *semaphore.Weighted
-	driving  chan struct{} // a slot for each bake driven
+	bakes        *mirror[farm.Bake]
+	shards       *mirror[farm.Shard]
+	workers      *mirror[farm.Worker]
+	observations *mirror[farm.Observation]
+	versions     *census
+	outputs      *memo
+	events       *pump
+	ends         sync.Map // IDs of the bakes that ended here and whose logs are not stored yet
+	intake       *semaphore.Weighted
+	driving      chan struct{} // a slot for each bake driven
 
 	mu      sync.Mutex
 	flights map[string]*flight
@@ -112,6 +114,7 @@ func New(cfg Config) *Coordinator {
 	c.bakes = newMirror(cfg.Bus.Bakes, func(b farm.Bake) bool { return !b.State.Finished() || c.lacksLog(b) }, c.bakeNoticed)
 	c.shards = newMirror(cfg.Bus.Shards, func(s farm.Shard) bool { return !s.State.Finished() }, c.shardNoticed)
 	c.workers = newMirror(cfg.Bus.Workers, func(farm.Worker) bool { return true }, nil)
+	c.observations = newMirror(cfg.Bus.Observations, func(farm.Observation) bool { return true }, nil)
 	return c
 }
 
@@ -129,20 +132,24 @@ func (c *Coordinator) Run(ctx context.Context) error {
 	defer base.Wait()
 	defer stopBelow(nil)
 
-	failed := make(chan error, 4)
+	failed := make(chan error, 1) // the first one
 	follow := func(what string, fn func(context.Context) error) {
 		base.Go(func() {
 			if err := fn(below); below.Err() == nil {
-				failed <- fmt.Errorf("follow %s: %w", what, err)
+				select {
+				case failed <- fmt.Errorf("follow %s: %w", what, err):
+				default:
+				}
 			}
 		})
 	}
 	follow("bakes", c.bakes.follow)
 	follow("shards", c.shards.follow)
 	follow("workers", c.workers.follow)
+	follow("observations", c.observations.follow)
 	follow("versions", func(ctx context.Context) error { return c.versions.follow(ctx, c.Bus.Versions) })
 	base.Go(func() { c.events.run(below) })
-	for _, caught := range []chan struct{}{c.bakes.caught, c.shards.caught, c.versions.caught} {
+	for _, caught := range []chan struct{}{c.bakes.caught, c.shards.caught, c.observations.caught, c.versions.caught} {
 		select {
 		case <-caught:
 		case <-time.After(catchUp):

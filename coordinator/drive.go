@@ -107,9 +107,18 @@ func (c *Coordinator) fail(ctx context.Context, f *flight, message string) error
 
 // ended tells who wants to know about a bake that is over.
 func (c *Coordinator) ended(b farm.Bake) {
+	if c.lacksLog(b) {
+		c.ends.Store(b.ID, nil)
+	}
 	if c.OnDone != nil {
 		c.OnDone(b)
 	}
+}
+
+// endedHere reports whether a bake's end was this coordinator's doing.
+func (c *Coordinator) endedHere(bake string) bool {
+	_, here := c.ends.Load(bake)
+	return here
 }
 
 // doneAt is when a bake that was not done when it was accepted is: later.

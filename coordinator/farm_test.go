@@ -40,9 +40,13 @@ func (f *testFarm) pieces() imagestore.Store {
 	return f.store
 }
 
-func newFarm(t testing.TB) *testFarm {
+func newFarm(t testing.TB, change ...func(*bus.Config)) *testFarm {
 	t.Helper()
-	b, err := bus.Open(t.Context(), bus.Config{Dir: t.TempDir(), Name: "test", Log: testLog()})
+	config := bus.Config{Dir: t.TempDir(), Name: "test", Log: testLog()}
+	for _, c := range change {
+		c(&config)
+	}
+	b, err := bus.Open(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)
 	}

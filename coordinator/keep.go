@@ -27,8 +27,8 @@ func shardID(key string, rebake bool, bake string) string {
 func (c *Coordinator) keep(ctx context.Context, rec farm.Shard, req bus.ReportRequest, out output) (kept json.RawMessage, complaint string, err error) {
 	if rec.Kind == farm.KindObserve {
 		// What the mirror had when the attempt began, not when it was heard of.
-		seen := farm.Observation{Schema: farm.Schema, Key: rec.Key, Output: req.Output, At: c.Now().Add(-req.Took)}
-		_, err := c.Bus.Observations.Put(ctx, rec.Key.Encoded(), seen)
+		seen := farm.Observation{Schema: farm.Schema, Key: rec.Key, Output: req.Output, At: c.Now().Add(-req.Took), Took: req.Took}
+		err := c.observations.put(ctx, rec.Key.Encoded(), seen)
 		return req.Output, "", err
 	}
 	entry := farm.ActionEntry{

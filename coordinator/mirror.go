@@ -15,6 +15,8 @@ type view[T any] struct {
 	rec      T
 	revision uint64
 	changed  time.Time // when this process saw the record change: monotonic, what leases are timed by
+	first    time.Time // when it saw the record first
+	live     bool      // it saw the record change, and not merely as it was when the process began
 	hinted   time.Time // shards: when its hint was last sent by us, or is to be sent; zero: never
 	hints    int       // shards: how often it was sent since the record changed
 }
@@ -101,16 +103,37 @@ func (m *mirror[T]) apply(id string, rec *T, revision uint64, from source) {
 			return // old news: nobody waits for it
 		}
 	} else {
+		now := m.now()
 		if v == nil {
-			v = &view[T]{}
+			v = &view[T]{first: now}
 			m.views[id] = v
 		}
-		*v = view[T]{rec: *rec, revision: revision, changed: m.now()}
+		*v = view[T]{rec: *rec, revision: revision, changed: now, first: v.first, live: from == written || m.hasCaught()}
 	}
 	m.mu.Unlock()
 	if rec != nil && m.noticed != nil {
 		m.noticed(id, *rec)
 	}
+}
+
+// hasCaught reports whether follow has seen what was there at the start.
+func (m *mirror[T]) hasCaught() bool {
+	select {
+	case <-m.caught:
+		return true
+	default:
+		return false
+	}
+}
+
+// look returns the view of a record, if the mirror has one.
+func (m *mirror[T]) look(id string) (view[T], bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if v := m.views[id]; v != nil {
+		return *v, true
+	}
+	return view[T]{}, false
 }
 
 // peek returns the record if the mirror has it.
@@ -195,6 +218,16 @@ func (m *mirror[T]) fetch(ctx context.Context, id string) (T, uint64, error) {
 // create makes the record; bus.ErrExists when there is one.
 func (m *mirror[T]) create(ctx context.Context, id string, rec T) error {
 	revision, err := m.bucket.Create(ctx, id, rec)
+	if err != nil {
+		return err
+	}
+	m.apply(id, &rec, revision, written)
+	return nil
+}
+
+// put writes the record, whatever it was.
+func (m *mirror[T]) put(ctx context.Context, id string, rec T) error {
+	revision, err := m.bucket.Put(ctx, id, rec)
 	if err != nil {
 		return err
 	}

@@ -172,15 +172,35 @@ func (c *Coordinator) answerOne(ctx context.Context, q plan.Question, b farm.Bak
 	return a, nil, err
 }
 
-// observed returns what was seen last, and whether that is fresh enough for the bake: not older than MaxAge when the
-// bake was accepted. So one observation after that is enough, however long the bake takes. The indexes must still be in
-// the store: solving reads them.
+// clocksApart is how far the clocks of coordinators that are in order may be apart.
+const clocksApart = time.Minute
+
+// fresh reports whether an observation is fresh enough for a bake: not older than MaxAge when the bake was accepted. So
+// one observation after that is enough, however long the bake takes.
+//
+// Both times are those at which this process learnt of it, by its own monotonic clock: the coordinators' wall clocks may be
+// hours apart, and then a bake would be given what was long out of date, or have the mirror asked for ever. Only what
+// was there before this process began is told by the clocks of those who wrote it.
+func (c *Coordinator) fresh(key string, seen farm.Observation, b farm.Bake) bool {
+	v, known := c.observations.look(key)
+	if !known || !v.live {
+		return !seen.At.Before(b.AcceptedAt.Add(-c.MaxAge)) && !seen.At.After(c.Now().Add(clocksApart))
+	}
+	accepted := time.Now()
+	if b, known := c.bakes.look(b.ID); known {
+		accepted = b.first
+	}
+	return !v.changed.Add(-seen.Took).Before(accepted.Add(-c.MaxAge))
+}
+
+// observed returns what was seen last, and whether that is fresh enough for the bake. The indexes must still be in the
+// store: solving reads them.
 func (c *Coordinator) observed(ctx context.Context, s plan.Shard, b farm.Bake) (farm.Observation, bool, error) {
-	seen, _, err := c.Bus.Observations.Get(ctx, s.Key.Encoded())
+	seen, _, err := c.observations.fetch(ctx, s.Key.Encoded())
 	if errors.Is(err, bus.ErrNotFound) {
 		return seen, false, nil
 	}
-	if err != nil || seen.At.Before(b.AcceptedAt.Add(-c.MaxAge)) {
+	if err != nil || !c.fresh(s.Key.Encoded(), seen, b) {
 		return seen, false, err
 	}
 	out, err := readOutput(s.Kind, seen.Output)

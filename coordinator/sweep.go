@@ -137,7 +137,8 @@ func (c *Coordinator) expire(ctx context.Context, id string, v view[farm.Shard],
 	return nil
 }
 
-// retryBakes drives the bakes again that had trouble, and ends those that take too long.
+// retryBakes drives the bakes again that had trouble, and ends those that take too long: that were there for so long
+// before the eyes of this process, since the clock of whoever accepted them may say anything.
 func (c *Coordinator) retryBakes(ctx context.Context, now time.Time) {
 	var due []string
 	c.mu.Lock()
@@ -151,7 +152,7 @@ func (c *Coordinator) retryBakes(ctx context.Context, now time.Time) {
 		c.kick(id)
 	}
 	late := c.bakes.pick(func(v *view[farm.Bake]) bool {
-		return unfinished(v) && v.rec.State != farm.BakeCommitting && c.Now().Sub(v.rec.AcceptedAt) > c.MaxBake
+		return unfinished(v) && v.rec.State != farm.BakeCommitting && now.Sub(v.first) > c.MaxBake
 	})
 	for _, b := range late {
 		err := c.fail(ctx, newFlight(b.id), fmt.Sprintf("not done within %s, the longest that a bake may take", c.MaxBake))

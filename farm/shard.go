@@ -159,6 +159,7 @@ type Observation struct {
 	Key    digest.Digest   `json:"key"` // of the observe spec
 	Output json.RawMessage `json:"output"`
 	At     time.Time       `json:"at"`
+	Took   time.Duration   `json:"took,omitempty"` // from the beginning of the observation until it was recorded
 }
 
 func (k Kind) String() string { return string(k) }

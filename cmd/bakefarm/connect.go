@@ -79,8 +79,8 @@ func (s *settings) connect(p *program, data *dataDir, where storage, r role, wai
 	name := processName()
 	b, err := bus.Open(ctx, bus.Config{
 		URL: s.nats, Farm: s.farmName, Name: name, Replicas: s.replicas, Log: log,
-		Dir: data.sub("nats"), Listen: s.natsListn, Secret: s.natsKey, Trusting: s.trusting,
-		Cluster: bus.Cluster{Name: s.cluster, Listen: s.clusterAt, Routes: s.routes},
+		Dir: data.sub("nats"), Listen: s.natsListn, Advertise: s.natsShown, Secret: s.natsKey, Trusting: s.trusting,
+		Cluster: bus.Cluster{Name: s.cluster, Listen: s.clusterAt, Advertise: s.routeAt, Routes: s.routes},
 	})
 	if errors.Is(err, bus.ErrInUse) {
 		return nil, usageError{err}

@@ -31,15 +31,18 @@ type settings struct {
 	patience  time.Duration
 	nats      string
 	natsListn string
+	natsShown string
 	natsKey   string
 	cluster   string
 	clusterAt string
+	routeAt   string
 	routes    []string
 	replicas  int
 	insecure  []string
 	lease     time.Duration
 	maxAge    time.Duration
 	s3Faults  string
+	clock     time.Duration // added to what this machine's clock says
 	pprof     string
 	logLevel  string
 	logFormat string
@@ -82,8 +85,10 @@ func (s *settings) whole(cmd *cobra.Command) {
 	s.connected(cmd)
 	flags := cmd.Flags()
 	flags.StringVar(&s.natsListn, "nats-listen", "", "address on which the embedded NATS server serves other processes too")
+	flags.StringVar(&s.natsShown, "nats-advertise", "", "address of the embedded NATS server that clients are told, host:port, where they don't reach --nats-listen as it is")
 	flags.StringVar(&s.natsKey, "nats-secret", "", "what other processes must know to connect to the embedded NATS server; better in BAKEFARM_NATS_SECRET")
 	flags.StringVar(&s.clusterAt, "cluster-listen", "", "address on which the embedded NATS servers of the other coordinators reach this one")
+	flags.StringVar(&s.routeAt, "cluster-advertise", "", "address that the servers of the other coordinators are told, host:port, where they don't reach --cluster-listen as it is")
 	flags.StringSliceVar(&s.routes, "routes", nil, "addresses of the coordinators' embedded NATS servers, host:port, as their --cluster-listen says")
 	flags.StringVar(&s.cluster, "cluster-name", "", "name of the cluster that the embedded NATS servers form (default: the farm's)")
 	flags.IntVar(&s.replicas, "replicas", 0, "copies of every record: 1 to 5 (default: 3 in a cluster, else as it is)")
@@ -103,7 +108,8 @@ func (s *settings) coordinates(cmd *cobra.Command) {
 	flags.DurationVar(&s.collect.MinAge, "gc-min-age", 0, "age of a pack below which it is left alone")
 	flags.DurationVar(&s.collect.Grace, "gc-grace", 0, "time from condemning a pack to deleting it")
 	flags.DurationVar(&s.ages.Context, "keep-contexts", 0, "how long uploaded contexts are kept after their bake")
-	for _, hidden := range []string{"gc-min-age", "gc-grace", "keep-contexts"} {
+	flags.DurationVar(&s.clock, "clock-offset", 0, "for tests: decide as if this machine's clock were off by so much")
+	for _, hidden := range []string{"gc-min-age", "gc-grace", "keep-contexts", "clock-offset"} {
 		if err := flags.MarkHidden(hidden); err != nil {
 			panic(err)
 		}
@@ -141,6 +147,9 @@ func (s *settings) serves(cmd *cobra.Command) {
 func (s *settings) probed(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&s.listen, "health-listen", "", "address of /healthz, /readyz and /metrics (default: none)")
 }
+
+// now is what the clock of this machine says.
+func (s *settings) now() time.Time { return time.Now().Add(s.clock) }
 
 // logger makes the process's log.
 func (s *settings) logger(w io.Writer) (*slog.Logger, error) {

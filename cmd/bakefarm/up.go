@@ -140,13 +140,13 @@ func (s *settings) assemble(p *program, data *dataDir, address net.Addr, front *
 // startCoordinator starts what decides: a coordinator, the moves of channels, and what keeps and lets go.
 func (s *settings) startCoordinator(p *program, c *connections, measured *prometheus.Registry, log *slog.Logger) {
 	decides := coordinator.New(coordinator.Config{
-		Bus: c.bus, Store: c.store, Tags: tags{c.bus.Tags}, Log: log, Lease: s.lease, MaxAge: s.maxAge,
+		Bus: c.bus, Store: c.store, Tags: tags{c.bus.Tags}, Log: log, Lease: s.lease, MaxAge: s.maxAge, Now: s.now,
 	})
 	measured.MustRegister(decides.Metrics())
 	p.runs("coordinator", decides.Run)
-	p.runs("deploy", deploy.New(deploy.Config{Bus: c.bus, Push: s.pusher(c.store), Final: remote.Final, Log: log}).Run)
+	p.runs("deploy", deploy.New(deploy.Config{Bus: c.bus, Push: s.pusher(c.store), Final: remote.Final, Now: s.now, Log: log}).Run)
 	p.runs("upkeep", upkeep.New(upkeep.Config{
-		Bus: c.bus, Store: c.store, Index: c.catalog, Name: processName(), Ages: s.ages, Collect: s.collect, GCEvery: s.gcEvery, Log: log,
+		Bus: c.bus, Store: c.store, Index: c.catalog, Name: processName(), Ages: s.ages, Collect: s.collect, GCEvery: s.gcEvery, Now: s.now, Log: log,
 	}).Run)
 }
 
