@@ -122,6 +122,7 @@ func (a *API) routes(mux *http.ServeMux) error {
 	a.routeEvents()
 	a.routeImages()
 	a.routeDisks()
+	a.routeTransfer()
 	a.routeChannels()
 	a.routeDeployments()
 	a.routeContents()

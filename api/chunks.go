@@ -28,7 +28,8 @@ const (
 )
 
 type chunksInput struct {
-	Name string `query:"name" maxLength:"512" doc:"Of the image whose bake needs the chunks: only bakes of this name may use them then"`
+	Name  string `query:"name" maxLength:"512" doc:"Of the image whose bake needs the chunks: only bakes of this name may use them then"`
+	Large bool   `query:"large" doc:"Chunks of up to 64 MiB instead of 4: pieces of images that are imported"`
 	streamed
 }
 
@@ -39,7 +40,7 @@ func (a *API) routeChunks() {
 	op.DefaultStatus = http.StatusNoContent
 	op.Description = "Chunks are verified one by one and kept in groups, so that a request that breaks off has not been in vain: post the bake again to learn what is still missing."
 	route(a, op, func(ctx context.Context, in *chunksInput) (*struct{}, error) { return nil, a.takeChunks(ctx, in) })
-	describe[nothing](a, op, ChunksType, "Any number of frames: the 32 bytes of a chunk's sha256, its length as 4 bytes big-endian (1 to 4 MiB), its bytes")
+	describe[nothing](a, op, ChunksType, "Any number of frames: the 32 bytes of a chunk's sha256, its length as 4 bytes big-endian (1 to 4 MiB; with large, to 64), its bytes")
 
 	op = post("prove-chunks", "/v1/proofs", "bakes", "Prove to have chunks that the store may have already", 422)
 	op.MaxBodyBytes = 4 << 20
@@ -89,10 +90,14 @@ func (a *API) takeChunks(ctx context.Context, in *chunksInput) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := a.intake.Acquire(ctx, chunkRoom); err != nil {
+	room, most := int64(chunkRoom), recipe.ChunkSize
+	if in.Large {
+		room, most = room+imagestore.MaxPiece, imagestore.MaxPiece
+	}
+	if err := a.intake.Acquire(ctx, room); err != nil {
 		return err
 	}
-	defer a.intake.Release(chunkRoom)
+	defer a.intake.Release(room)
 	commits, ctx := errgroup.WithContext(ctx)
 	commits.SetLimit(1)
 	keep := context.WithoutCancel(ctx) // what has come is kept, also when the client goes: it need not send it again
@@ -102,7 +107,7 @@ func (a *API) takeChunks(ctx context.Context, in *chunksInput) (err error) {
 		}
 	}()
 	reader := bufio.NewReaderSize(body, 256<<10)
-	chunk := make([]byte, recipe.ChunkSize)
+	chunk := make([]byte, most)
 	w, held := a.Store.Begin(), 0
 	var sums []imagestore.Sum
 	commit := func() {

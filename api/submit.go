@@ -278,21 +278,10 @@ func (a *API) upload(ctx context.Context, s *submission) error {
 	if err != nil {
 		return err
 	}
-	missing := held.Missing
-	if slices.Contains(have[1:1+len(s.chunks)], false) {
-		unshown := make(map[digest.Digest]bool, len(missing))
-		for _, c := range missing {
-			unshown[c] = true
-		}
-		missing = nil
-		for i, c := range s.chunks {
-			if !have[1+i] || unshown[c] {
-				missing = append(missing, c)
-			}
-		}
-	}
+	missing := lacking(s.chunks, have[1:1+len(s.chunks)], held.Missing)
 	if len(missing) > 0 {
-		return a.missing(ctx, s, missing)
+		return a.missing(ctx, s.name, missing, fmt.Sprintf("%s has not sent %d of the context's %d chunks: POST them to /v1/chunks?name=%s, then post the bake again",
+			s.name, len(missing), len(s.chunks), url.QueryEscape(s.name)))
 	}
 	if !have[0] || slices.Contains(have[1+len(s.chunks):], false) {
 		w := a.Store.Begin()
@@ -314,15 +303,42 @@ func (a *API) upload(ctx context.Context, s *submission) error {
 	return a.book.Accept(ctx, s.name, s.manifestAt, s.chunks, held)
 }
 
-// missing is the problem of a context that is not all there.
-func (a *API) missing(ctx context.Context, s *submission, missing []digest.Digest) error {
-	challenge, err := a.book.Challenge(ctx, s.name)
+// unshown lists those of the pieces that the repository has not shown to have, or that the store has not.
+func (a *API) unshown(ctx context.Context, name string, manifest digest.Digest, pieces []digest.Digest) ([]digest.Digest, error) {
+	held, err := a.book.Holds(ctx, name, manifest, pieces)
+	if err != nil {
+		return nil, err
+	}
+	have, err := a.Store.Have(ctx, pieces)
+	if err != nil {
+		return nil, err
+	}
+	return lacking(pieces, have, held.Missing), nil
+}
+
+// lacking merges what the store does not have with what was not shown, in order.
+func lacking(pieces []digest.Digest, have []bool, unshown []digest.Digest) []digest.Digest {
+	if !slices.Contains(have, false) {
+		return unshown
+	}
+	not := make(map[digest.Digest]bool, len(unshown))
+	for _, d := range unshown {
+		not[d] = true
+	}
+	var missing []digest.Digest
+	for i, d := range pieces {
+		if !have[i] || not[d] {
+			missing = append(missing, d)
+		}
+	}
+	return missing
+}
+
+// missing is the problem of content that has to be sent, or proven, before the request is posted again.
+func (a *API) missing(ctx context.Context, name string, missing []digest.Digest, detail string) error {
+	challenge, err := a.book.Challenge(ctx, name)
 	if err != nil {
 		return err
 	}
-	return &problem{Problem: Problem{
-		Type: ProblemMissing, Status: http.StatusConflict, Missing: missing, Challenge: challenge,
-		Detail: fmt.Sprintf("%s has not sent %d of the context's %d chunks: POST them to /v1/chunks?name=%s, then post the bake again",
-			s.name, len(missing), len(s.chunks), url.QueryEscape(s.name)),
-	}}
+	return &problem{Problem: Problem{Type: ProblemMissing, Status: http.StatusConflict, Missing: missing, Challenge: challenge, Detail: detail}}
 }

@@ -402,7 +402,9 @@ func TestMissingChunks(t *testing.T) {
 		{Path: "c", Size: 4, Chunks: []digest.Digest{lack}},
 	}}
 	// That somebody else has brought a chunk is nothing that a digest entitles to.
-	ask := func() answer { return s.sendJSON("POST", "/v1/bakes", api.BakeRequest{Recipe: recipeText, Context: context}) }
+	ask := func() answer {
+		return s.sendJSON("POST", "/v1/bakes", api.BakeRequest{Recipe: recipeText, Context: context})
+	}
 	a := ask()
 	if a.status != 409 || a.Type != api.ProblemMissing || !slices.Equal(a.Missing, []digest.Digest{lack, have}) {
 		t.Errorf("%d %s", a.status, a.raw)

@@ -14,18 +14,19 @@ type Subject string
 
 // The subjects, with their messages.
 const (
-	Claim        Subject = "claim"         // ClaimRequest → ClaimReply
-	Beat         Subject = "beat"          // BeatRequest → BeatReply
-	Report       Subject = "report"        // ReportRequest → ReportReply
-	RegisterPack Subject = "pack.register" // farm.Pack → Empty; idempotent
-	SubmitBake   Subject = "bake.submit"   // SubmitRequest → farm.Bake; idempotent by ID
-	CancelBake   Subject = "bake.cancel"   // CancelRequest → farm.Bake; idempotent
-	Promote      Subject = "promote"       // PromoteRequest → farm.Channel
-	Rollback     Subject = "rollback"      // RollbackRequest → farm.Channel
-	Keep         Subject = "keep"          // KeepRequest → KeepReply; idempotent
-	StartSweep   Subject = "sweep.start"   // SweepRequest → farm.Sweep: a new one, or the one that runs
-	SetPolicy    Subject = "policy.set"    // SetPolicyRequest → farm.RetentionPolicy
-	WorkerGone   Subject = "worker.gone"   // WorkerGoneRequest → Empty; idempotent
+	Claim         Subject = "claim"          // ClaimRequest → ClaimReply
+	Beat          Subject = "beat"           // BeatRequest → BeatReply
+	Report        Subject = "report"         // ReportRequest → ReportReply
+	RegisterPack  Subject = "pack.register"  // farm.Pack → Empty; idempotent
+	SubmitBake    Subject = "bake.submit"    // SubmitRequest → farm.Bake; idempotent by ID
+	CancelBake    Subject = "bake.cancel"    // CancelRequest → farm.Bake; idempotent
+	ImportVersion Subject = "version.import" // ImportRequest → ImportReply; idempotent
+	Promote       Subject = "promote"        // PromoteRequest → farm.Channel
+	Rollback      Subject = "rollback"       // RollbackRequest → farm.Channel
+	Keep          Subject = "keep"           // KeepRequest → KeepReply; idempotent
+	StartSweep    Subject = "sweep.start"    // SweepRequest → farm.Sweep: a new one, or the one that runs
+	SetPolicy     Subject = "policy.set"     // SetPolicyRequest → farm.RetentionPolicy
+	WorkerGone    Subject = "worker.gone"    // WorkerGoneRequest → Empty; idempotent
 )
 
 // Drain is the subject of one worker: DrainRequest → farm.Worker; idempotent.
@@ -199,6 +200,28 @@ type SweepRequest struct {
 	By     string         `json:"by"`
 }
 
+// ImportRequest makes a version of another farm's exist here. Everything that its images have is in the store.
+type ImportRequest struct {
+	Schema  int          `json:"schema"`
+	Version farm.Version `json:"version"`        // its Sequence is given anew
+	Bake    *farm.Bake   `json:"bake,omitempty"` // that made it there; nil: not known
+}
+
+// The outcomes of an ImportRequest.
+const (
+	Imported = "imported"
+	Present  = "present"  // it was there already
+	Restored = "restored" // it was there, in the trash
+	Mended   = "mended"   // it was there, and some of it was lost
+)
+
+// ImportReply says what became of an ImportRequest.
+type ImportReply struct {
+	Schema  int          `json:"schema"`
+	Version farm.Version `json:"version"`
+	Outcome string       `json:"outcome"`
+}
+
 // SetPolicyRequest makes a policy the farm's own.
 type SetPolicyRequest struct {
 	Schema   int    `json:"schema"`
@@ -230,6 +253,8 @@ func (m *ReportReply) schema() *int       { return &m.Schema }
 func (m *SubmitRequest) schema() *int     { return &m.Schema }
 func (m *KeepRequest) schema() *int       { return &m.Schema }
 func (m *KeepReply) schema() *int         { return &m.Schema }
+func (m *ImportRequest) schema() *int     { return &m.Schema }
+func (m *ImportReply) schema() *int       { return &m.Schema }
 func (m *SetPolicyRequest) schema() *int  { return &m.Schema }
 func (m *DrainRequest) schema() *int      { return &m.Schema }
 func (m *WorkerGoneRequest) schema() *int { return &m.Schema }

@@ -216,6 +216,7 @@ func (c *Coordinator) serve() (stop func(), err error) {
 	add(bus.Handle(c.Bus, bus.Claim, c.claim))
 	add(bus.Handle(c.Bus, bus.WorkerGone, c.workerGone))
 	add(bus.Handle(c.Bus, bus.CancelBake, c.cancel))
+	add(bus.Handle(c.Bus, bus.ImportVersion, c.importVersion))
 	add(bus.Handle(c.Bus, bus.SubmitBake, c.submit))
 	return stop, err
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"bakefarm/api"
+	"bakefarm/recipe"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
@@ -19,11 +20,11 @@ const (
 
 // prove shows the farm that the missing chunks are here, and returns those that have to be sent all the same. A few of them come
 // first: where the farm has none of these it hardly has the others, and they are not read twice for nothing.
-func (c *Client) prove(ctx context.Context, scan *Scan, name string, problem *Error) ([]digest.Digest, error) {
+func (c *Client) prove(ctx context.Context, from chunkSource, name string, problem *Error) ([]digest.Digest, error) {
 	missing := problem.Missing
 	var total int64
 	for _, d := range missing {
-		total += scan.chunks[d].size
+		total += from.size(d)
 	}
 	if len(problem.Challenge) == 0 || total < proofWorth {
 		return missing, nil
@@ -31,11 +32,11 @@ func (c *Client) prove(ctx context.Context, scan *Scan, name string, problem *Er
 	proven := make(map[digest.Digest]bool)
 	claim := func(chunks []digest.Digest) error {
 		for part := range slices.Chunk(chunks, api.MaxProofs) {
-			proofs, err := scan.proofs(ctx, problem.Challenge, part)
+			claims, err := proofs(ctx, from, problem.Challenge, part)
 			if err != nil {
 				return err
 			}
-			answer, err := post[api.Proven](ctx, c, "/v1/proofs", api.ProofRequest{Name: name, Challenge: problem.Challenge, Proofs: proofs})
+			answer, err := post[api.Proven](ctx, c, "/v1/proofs", api.ProofRequest{Name: name, Challenge: problem.Challenge, Proofs: claims})
 			if err != nil {
 				return err
 			}
@@ -66,22 +67,22 @@ func (c *Client) prove(ctx context.Context, scan *Scan, name string, problem *Er
 }
 
 // proofs computes the proofs of chunks, several at a time. A chunk that has changed since it was scanned proves nothing, and is
-// found out when it is sent.
-func (s *Scan) proofs(ctx context.Context, challenge []byte, chunks []digest.Digest) ([]api.Proof, error) {
-	proofs := make([]api.Proof, len(chunks))
+// found out when it is sent; a large
+// one is not asked about.
+func proofs(ctx context.Context, from chunkSource, challenge []byte, chunks []digest.Digest) ([]api.Proof, error) {
+	list := make([]api.Proof, len(chunks))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.GOMAXPROCS(0))
 	for i, d := range chunks {
 		group.Go(func() error {
-			place, ok := s.chunks[d]
-			if !ok || ctx.Err() != nil {
+			if n := from.size(d); n == 0 || n > recipe.ChunkSize || ctx.Err() != nil {
 				return ctx.Err()
 			}
-			raw, err := s.read(place)
-			proofs[i] = api.Proof{Chunk: d, MAC: api.Tag(challenge, raw)}
+			raw, err := from.read(d)
+			list[i] = api.Proof{Chunk: d, MAC: api.Tag(challenge, raw)}
 			return err
 		})
 	}
 	err := group.Wait()
-	return slices.DeleteFunc(proofs, func(p api.Proof) bool { return p.MAC == nil }), err
+	return slices.DeleteFunc(list, func(p api.Proof) bool { return p.MAC == nil }), err
 }

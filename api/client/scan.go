@@ -179,7 +179,7 @@ func (s *Scan) hash(ctx context.Context, files []recipe.ContextFile) error {
 					return ctx.Err()
 				}
 				offset := int64(n) * recipe.ChunkSize
-				raw, err := s.read(place{f.Path, offset, min(recipe.ChunkSize, f.Size-offset)})
+				raw, err := s.readAt(place{f.Path, offset, min(recipe.ChunkSize, f.Size-offset)})
 				f.Chunks[n] = digest.FromBytes(raw)
 				return err
 			})
@@ -190,7 +190,7 @@ func (s *Scan) hash(ctx context.Context, files []recipe.ContextFile) error {
 
 // read returns the bytes at a place. A file that has become shorter is an error, as is one that has become something
 // else.
-func (s *Scan) read(p place) ([]byte, error) {
+func (s *Scan) readAt(p place) ([]byte, error) {
 	f, err := s.root.Open(p.file)
 	if err != nil {
 		return nil, err
@@ -206,18 +206,23 @@ func (s *Scan) read(p place) ([]byte, error) {
 	return raw, nil
 }
 
-// Chunk reads a chunk of the manifest again and verifies it.
-func (s *Scan) Chunk(d digest.Digest) ([]byte, error) {
+var _ chunkSource = (*Scan)(nil)
+
+func (s *Scan) size(d digest.Digest) int64 { return s.chunks[d].size }
+func (s *Scan) large() bool                { return false }
+
+func (s *Scan) read(d digest.Digest) ([]byte, error) {
 	p, ok := s.chunks[d]
 	if !ok {
 		return nil, fmt.Errorf("the farm asks for chunk %s, which is not in the context", d)
 	}
-	raw, err := s.read(p)
-	if err != nil {
-		return nil, err
+	return s.readAt(p)
+}
+
+func (s *Scan) verified(d digest.Digest) ([]byte, error) {
+	raw, err := s.read(d)
+	if err == nil && digest.FromBytes(raw) != d {
+		return nil, fmt.Errorf("%s has changed while it was sent: bake again", path.Join(s.root.Name(), s.chunks[d].file))
 	}
-	if digest.FromBytes(raw) != d {
-		return nil, fmt.Errorf("%s has changed while it was sent: bake again", path.Join(s.root.Name(), p.file))
-	}
-	return raw, nil
+	return raw, err
 }

@@ -103,6 +103,7 @@ func newRoot() *cobra.Command {
 	add("farm", newUp(), newCoordinator(), newAPI(), newWorker(), newS3(), newWorkers(&cli), newDoctor(&cli))
 	add("bake", newBake(&cli), newValidate(), newLock(&cli), newBakes(&cli), newExplain(&cli))
 	add("look", newImages(&cli), newChannels(&cli), newDeployments(&cli), newRetention(&cli), newGC(&cli), newScrub(&cli))
+	add("look", newExport(&cli), newImport(&cli))
 	root.AddCommand(newVersion(&cli))
 	refuseBadArgs(root)
 	return root

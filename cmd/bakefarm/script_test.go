@@ -175,6 +175,7 @@ func cmdFarm(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(err)
 		u.Path = path.Join(u.Path, filepath.Base(ts.Getenv("WORK"))+worldOf(ts).id, args[0])
 		args = append(args, "--s3", u.String())
+		ts.Setenv("S3", u.String())
 	}
 	flags := append([]string{"up", "--data", filepath.Join(ts.Getenv("WORK"), args[0]), "--listen", "127.0.0.1:0", "--log-level", "debug"}, args[1:]...)
 	p, match := worldOf(ts).start(ts, args[0], `^bakefarm is ready at (http://(\S+))`, "bakefarm", flags...)

@@ -334,7 +334,7 @@ func TestOpenTroubles(t *testing.T) {
 	}
 	wrong.User = url.UserPassword(wrong.User.Username(), "wrong%secret")
 	err = open(t.Context(), wrong.String(), f.wire)
-	if !errors.Is(err, s3store.ErrRefused) || !strings.Contains(err.Error(), f.bucket) || strings.Contains(err.Error(), "wrong%") || !strings.Contains(err.Error(), "check the access key, the secret") {
+	if !errors.Is(err, s3store.ErrRefused) || !strings.Contains(err.Error(), f.bucket) || strings.Contains(err.Error(), "wrong%") || !strings.Contains(err.Error(), "secret (percent-encoded") {
 		t.Errorf("wrong secret: %v", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 700*time.Millisecond)
