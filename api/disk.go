@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"bakefarm/api/usage"
 	"bakefarm/compose/disk/qcow2"
 	"bakefarm/compose/oci"
 	"bakefarm/farm"
@@ -74,16 +75,25 @@ func (a *API) routeDisks() {
 }
 
 func (a *API) getDisk(ctx context.Context, in *diskRef) (*body[Disk], error) {
-	row, err := a.findDisk(ctx, in.Ref, in.Platform)
-	if err != nil {
-		return nil, err
-	}
-	d, err := a.loadDisk(ctx, row.Digest)
+	row, d, err := a.openDisk(ctx, in.Ref, in.Platform)
 	if err != nil {
 		return nil, err
 	}
 	d.Image = showImages([]catalog.ImageRow{row})[0]
 	return &body[Disk]{*d}, nil
+}
+
+// openDisk finds a disk for somebody who is about to download it, and notes that.
+func (a *API) openDisk(ctx context.Context, ref, platform string) (catalog.ImageRow, *Disk, error) {
+	row, err := a.findDisk(ctx, ref, platform)
+	if err != nil {
+		return row, nil, err
+	}
+	d, err := a.loadDisk(ctx, row.Digest)
+	if err == nil && a.Uses != nil {
+		a.Uses.Note(row.Name, row.Version, usage.Pulled)
+	}
+	return row, d, err
 }
 
 // findDisk finds the disk that a reference means.
@@ -182,11 +192,7 @@ func (d *Disk) Extents() []qcow2.Extent {
 }
 
 func (a *API) downloadDisk(ctx context.Context, in *diskInput) (*huma.StreamResponse, error) {
-	row, err := a.findDisk(ctx, in.Ref, in.Platform)
-	if err != nil {
-		return nil, err
-	}
-	d, err := a.loadDisk(ctx, row.Digest)
+	row, d, err := a.openDisk(ctx, in.Ref, in.Platform)
 	if err != nil {
 		return nil, err
 	}

@@ -310,36 +310,20 @@ func (a *API) compose(ctx context.Context, w imagestore.Writer, b imagestore.Blo
 	} else if err != nil && !errors.Is(err, imagestore.ErrNotFound) {
 		return err
 	}
+	content, err := imagestore.OpenParts(ctx, a.Store, b.Parts)
+	if err != nil {
+		return err
+	}
 	h := sha256.New()
-	for _, p := range b.Parts {
-		if p.Digest == "" {
-			if _, err := io.CopyN(h, zeros{}, p.Size); err != nil {
-				return err
-			}
-			continue
-		}
-		content, err := a.Store.Open(ctx, p.Digest, 0, -1)
-		if err != nil {
-			return err
-		}
-		n, err := io.Copy(h, content)
-		if err := errors.Join(err, content.Close()); err != nil {
-			return err
-		}
-		if n != p.Size {
-			return at("body.blobs", fmt.Errorf("blob %s: its piece %s has %d bytes, not %d", b.Digest, p.Digest, n, p.Size))
-		}
+	_, err = io.Copy(h, content)
+	if err := errors.Join(err, content.Close()); err != nil {
+		return err
 	}
 	if got := digest.NewDigestFromEncoded(digest.SHA256, hex.EncodeToString(h.Sum(nil))); got != b.Digest {
 		return at("body.blobs", fmt.Errorf("blob %s: its pieces together have the digest %s", b.Digest, got))
 	}
 	return w.Compose(ctx, b)
 }
-
-// zeros is an endless hole.
-type zeros struct{}
-
-func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
 // checkImage compares an image's manifest with the record.
 func (a *API) checkImage(ctx context.Context, r VersionRecord, image farm.Image) error {

@@ -3,8 +3,10 @@ package imagestore
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"bakefarm/farm"
 
@@ -46,6 +48,63 @@ func readAll(r io.Reader, most int64) ([]byte, error) {
 	_, err := io.ReadFull(r, data)
 	return data, err
 }
+
+// PartsReader is what a Reader may offer beside its interface: pieces that nobody has composed a blob of, as if they were one. Those
+// that lie side by side cost one request, and others are read ahead.
+type PartsReader interface {
+	// OpenParts reads the parts one after the other; errors and verification are those of Reader.Open.
+	OpenParts(ctx context.Context, parts []Part) (io.ReadCloser, error)
+}
+
+// OpenParts reads parts one after the other, as well as r can.
+func OpenParts(ctx context.Context, r Reader, parts []Part) (io.ReadCloser, error) {
+	if p, ok := r.(PartsReader); ok {
+		return p.OpenParts(ctx, parts)
+	}
+	return &partsReader{ctx: ctx, r: r, parts: parts, current: io.NopCloser(strings.NewReader(""))}, nil
+}
+
+// partsReader opens a part when the one before has ended.
+type partsReader struct {
+	ctx     context.Context
+	r       Reader
+	parts   []Part
+	current io.ReadCloser
+}
+
+func (p *partsReader) Read(b []byte) (int, error) {
+	for {
+		n, err := p.current.Read(b)
+		if n > 0 || !errors.Is(err, io.EOF) {
+			if errors.Is(err, io.EOF) {
+				err = nil
+			}
+			return n, err
+		}
+		if len(p.parts) == 0 {
+			return 0, io.EOF
+		}
+		next := p.parts[0]
+		p.parts = p.parts[1:]
+		if err := p.current.Close(); err != nil {
+			return 0, err
+		}
+		p.current = io.NopCloser(io.LimitReader(zeros{}, next.Size))
+		if next.Digest != "" {
+			if p.current, err = p.r.Open(p.ctx, next.Digest, 0, -1); err != nil {
+				p.current = io.NopCloser(strings.NewReader(""))
+				return 0, err
+			}
+		}
+	}
+}
+
+func (p *partsReader) Close() error { return p.current.Close() }
+
+// zeros is an endless hole.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
 // StorePayload encodes v as JSON, and puts it into the store if it is too large to stand inline. The payload may be used
 // once w is committed.

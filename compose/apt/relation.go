@@ -31,11 +31,17 @@ func (r relation) String() string {
 
 // accepts reports whether a version is one that the relation asks for.
 func (r relation) accepts(version string) bool {
-	if r.op == "" {
+	return Accepts(version, r.op, r.version)
+}
+
+// Accepts reports whether a version stands in the relation op to another one: "<<" or "<", "<=", "=", ">=", ">>" or ">", as dpkg
+// compares. Without an op every version does.
+func Accepts(version, op, other string) bool {
+	if op == "" {
 		return true
 	}
-	switch c := CompareVersions(version, r.version); r.op {
-	case "<<":
+	switch c := CompareVersions(version, other); op {
+	case "<<", "<":
 		return c < 0
 	case "<=":
 		return c <= 0

@@ -181,28 +181,18 @@ func (c *Catalog) followPacks(ctx context.Context, read IndexReader) error {
 }
 
 func (c *Catalog) projectPacks(ctx context.Context, after uint64, read IndexReader) error {
-	var (
-		loading sync.WaitGroup
-		slots   = make(chan struct{}, loaders)
-	)
-	defer loading.Wait()
+	loading := newLoading()
+	defer loading.wait()
 	return inOrder(ctx, ahead, func(ctx context.Context, put func(*change[packChange]) error) error {
 		return c.ledger.Follow(ctx, after, func(pc farm.PackChange) error {
 			ch := &change[packChange]{seq: pc.Seq, value: packChange{id: pc.ID, state: stateOf(pc.Pack)}, ready: already}
 			entries, known := c.announcement(pc.ID)
 			ch.value.entries = entries
 			if pc.Pack != nil && !known {
-				select {
-				case slots <- struct{}{}:
-				case <-ctx.Done():
-					return context.Cause(ctx)
+				var err error
+				if ch.ready, err = loading.begin(ctx, func() { ch.value.entries = c.loadIndex(ctx, *pc.Pack, read) }); err != nil {
+					return err
 				}
-				ch.ready = make(chan struct{})
-				loading.Go(func() {
-					defer close(ch.ready)
-					ch.value.entries = c.loadIndex(ctx, *pc.Pack, read)
-					<-slots
-				})
 			}
 			return put(ch)
 		})
@@ -222,6 +212,32 @@ func (c *Catalog) projectPacks(ctx context.Context, after uint64, read IndexRead
 		return nil
 	}, func(ch packChange) int { return len(ch.entries) })
 }
+
+// loading reads what changes are about, several at a time, beside their being followed.
+type loading struct {
+	running sync.WaitGroup
+	slots   chan struct{}
+}
+
+func newLoading() *loading { return &loading{slots: make(chan struct{}, loaders)} }
+
+// begin runs load when there is a slot for it. The channel is closed when it has run.
+func (l *loading) begin(ctx context.Context, load func()) (chan struct{}, error) {
+	select {
+	case l.slots <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	ready := make(chan struct{})
+	l.running.Go(func() {
+		defer close(ready)
+		load()
+		<-l.slots
+	})
+	return ready, nil
+}
+
+func (l *loading) wait() { l.running.Wait() }
 
 func stateOf(p *farm.Pack) int32 {
 	switch {

@@ -48,24 +48,7 @@ func (q PackageQuery) String() string {
 }
 
 // matches reports whether a version answers the question.
-func (q PackageQuery) matches(version string) bool {
-	if q.Op == "" {
-		return true
-	}
-	c := apt.CompareVersions(version, q.Version)
-	switch q.Op {
-	case "<":
-		return c < 0
-	case "<=":
-		return c <= 0
-	case "=":
-		return c == 0
-	case ">=":
-		return c >= 0
-	default:
-		return c > 0
-	}
-}
+func (q PackageQuery) matches(version string) bool { return apt.Accepts(version, q.Op, q.Version) }
 
 // clip shortens what came from outside, for messages.
 func clip(s string) string {

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"sync"
 	"unique"
 
 	"bakefarm/farm"
@@ -54,27 +53,17 @@ func (c *Catalog) followVersions(ctx context.Context, read LockReader) error {
 }
 
 func (c *Catalog) projectVersions(ctx context.Context, after uint64, read LockReader) error {
-	var (
-		loading sync.WaitGroup
-		slots   = make(chan struct{}, loaders)
-		coming  = map[digest.Digest]bool{} // sets that a change before brings
-	)
-	defer loading.Wait()
+	coming := map[digest.Digest]bool{} // sets that a change before brings
+	loading := newLoading()
+	defer loading.wait()
 	return inOrder(ctx, aheadFar, func(ctx context.Context, put func(*change[*versionChange]) error) error {
 		return c.feeds.Versions.Follow(ctx, after, func(seq uint64, key string, v *farm.Version) error {
 			ch := &change[*versionChange]{seq: seq, value: &versionChange{key: key, v: v}, ready: already}
 			if v != nil && !c.toldAll(*v, coming) {
-				select {
-				case slots <- struct{}{}:
-				case <-ctx.Done():
-					return context.Cause(ctx)
+				var err error
+				if ch.ready, err = loading.begin(ctx, func() { ch.value.lock = c.loadLock(ctx, *v, read) }); err != nil {
+					return err
 				}
-				ch.ready = make(chan struct{})
-				loading.Go(func() {
-					defer close(ch.ready)
-					ch.value.lock = c.loadLock(ctx, *v, read)
-					<-slots
-				})
 			}
 			return put(ch)
 		})

@@ -23,7 +23,7 @@
 //
 // # Reading
 //
-// Pieces that lie side by side in a pack are read with one ranged GET; a few GETs run ahead of the reader. Every piece is
+// Pieces that lie side by side in a pack are read with one ranged GET; up to 16 GETs, or 16 MiB, run ahead of the reader. Every piece is
 // verified as a whole before a byte of it is given out. Small pieces and descriptors are kept in memory.
 //
 // # What S3 must be able to do

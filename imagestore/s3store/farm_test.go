@@ -120,6 +120,17 @@ func (f *s3farm) open(t testing.TB) *s3store.Store {
 	return s
 }
 
+// settled waits until a store knows where pieces are.
+func (f *s3farm) settled(t testing.TB, s *s3store.Store, parts []imagestore.Part) error {
+	t.Helper()
+	var ask []digest.Digest
+	for _, p := range parts {
+		ask = append(ask, p.Digest)
+	}
+	_, err := s.Have(t.Context(), ask)
+	return err
+}
+
 // openWith opens a store with an index that somebody else keeps.
 func (f *s3farm) openWith(t testing.TB, index imagestore.Locator) *s3store.Store {
 	t.Helper()

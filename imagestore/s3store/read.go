@@ -179,6 +179,19 @@ func (s *Store) Open(ctx context.Context, d digest.Digest, offset, n int64) (io.
 	return newBlobReader(ctx, s, segments), nil
 }
 
+// OpenParts reads parts one after the other: see imagestore.PartsReader.
+func (s *Store) OpenParts(ctx context.Context, parts []imagestore.Part) (io.ReadCloser, error) {
+	var size int64
+	for _, p := range parts {
+		size += p.Size
+	}
+	segments, err := s.segments(ctx, imagestore.Blob{Digest: "parts", Parts: parts}, 0, size)
+	if err != nil {
+		return nil, err
+	}
+	return newBlobReader(ctx, s, segments), nil
+}
+
 // span checks a range and clamps it to the blob's size.
 func span(d digest.Digest, size, offset, n int64) (from, to int64, err error) {
 	if offset < 0 || offset > size {
@@ -189,6 +202,8 @@ func span(d digest.Digest, size, offset, n int64) (from, to int64, err error) {
 	}
 	return offset, offset + n, nil
 }
+
+var _ imagestore.PartsReader = (*Store)(nil)
 
 // segments are the parts that the range touches, with what it takes of each.
 func (s *Store) segments(ctx context.Context, b imagestore.Blob, from, to int64) ([]segment, error) {

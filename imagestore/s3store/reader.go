@@ -13,8 +13,8 @@ import (
 const (
 	runBytes  = 4 << 20   // of a GET that reads several pieces
 	runGap    = 128 << 10 // between two pieces that are read with one GET
-	aheadRuns = 4
-	aheadMost = 16 << 20 // bytes that are read ahead, unless one piece alone has more
+	aheadRuns = 16        // small ones: a service answers many at a time, each after the same delay
+	aheadMost = 16 << 20  // bytes that are read ahead, unless one piece alone has more
 )
 
 // segment is what a reader takes of a part: its bytes from..to; zeros when the part is a hole.

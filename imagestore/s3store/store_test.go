@@ -355,6 +355,54 @@ func TestOpenTroubles(t *testing.T) {
 	}
 }
 
+// Pieces that lie in many packs, on a service that takes its time, are waited for together.
+func TestReadAhead(t *testing.T) {
+	f := newS3Farm(t, true)
+	s := f.open(t)
+	var content []byte
+	var parts []imagestore.Part
+	for i := range 200 {
+		data := storetest.Bytes(uint64(1000+i), 20_000)
+		parts = append(parts, storetest.Put(t, s, data)[0]) // a pack each
+		content = append(content, data...)
+	}
+	w := s.Begin()
+	if err := errors.Join(w.Compose(t.Context(), storetest.BlobOf(content, parts...)), w.Commit(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	var now, most atomic.Int32
+	f.through = func(next http.RoundTripper) http.RoundTripper {
+		return roundTrip(func(r *http.Request) (*http.Response, error) {
+			most.Store(max(most.Load(), now.Add(1)))
+			defer now.Add(-1)
+			time.Sleep(20 * time.Millisecond)
+			return next.RoundTrip(r)
+		})
+	}
+	s = f.open(t)
+	if err := f.settled(t, s, parts); err != nil { // the indexes of 200 packs are not what this is about
+		t.Fatal(err)
+	}
+	for name, open := range map[string]func() (io.ReadCloser, error){
+		"blob":  func() (io.ReadCloser, error) { return s.Open(t.Context(), digest.FromBytes(content), 0, -1) },
+		"parts": func() (io.ReadCloser, error) { return f.open(t).OpenParts(t.Context(), parts) },
+	} {
+		most.Store(0)
+		began := time.Now()
+		r, err := open()
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		got, err := io.ReadAll(r)
+		if err := errors.Join(err, r.Close()); err != nil || !bytes.Equal(got, content) {
+			t.Fatalf("%s: %d bytes, %v", name, len(got), err)
+		}
+		if n := most.Load(); n < 8 || n > 40 {
+			t.Errorf("%s: %d requests at a time, in %s: want about 16", name, n, time.Since(began))
+		}
+	}
+}
+
 type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
