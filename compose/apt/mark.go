@@ -192,7 +192,7 @@ func (s *solver) collect(n *node) (need, refuse []dependency) {
 	}
 	for _, d := range f.depends {
 		switch {
-		case !n.protected && s.installed(n, d):
+		case !n.protected && s.isThere(n, d):
 		case d.negative:
 			refuse = append(refuse, d)
 		default:
@@ -242,7 +242,7 @@ func (s *solver) refuse(n *node, list []dependency, depth int, patient bool) (re
 func (s *solver) need(n *node, list []dependency, depth int, protected, fromUser bool) bool {
 	ok := true
 	for _, d := range list {
-		if s.installed(n, d) {
+		if s.isThere(n, d) {
 			if !protected {
 				continue
 			}

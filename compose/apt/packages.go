@@ -21,6 +21,8 @@ type Index struct {
 	Packages []Package // not to be changed once Solve has seen them
 	// Unlisted: the packages are known otherwise than through an archive's index, and need no Filename.
 	Unlisted bool
+	// Installed: the packages are those of the system that VariantBase is over. There is nothing to fetch of them.
+	Installed bool
 
 	lookup lookup
 }

@@ -131,12 +131,12 @@ func (r *repairer) fix(n *node, round int) {
 		if n.install == nil {
 			break
 		}
-		if r.installed(n, d) {
+		if r.isThere(n, d) {
 			continue
 		}
 		before, keep, done := len(kills), false, false
 		for _, rel := range d.alternatives {
-			if r.installed(n, d) {
+			if r.isThere(n, d) {
 				break
 			}
 			kills, keep, done = r.fixOne(n, d, rel, kills, keep, round)
@@ -145,7 +145,7 @@ func (r *repairer) fix(n *node, round int) {
 			}
 		}
 		if len(d.alternatives) > 1 {
-			if len(kills) == before && n.install != nil && !r.installed(n, d) {
+			if len(kills) == before && n.install != nil && !r.isThere(n, d) {
 				switch {
 				case keep:
 					r.markKeep(n, 0)
@@ -303,7 +303,7 @@ func (r *repairer) upgrade(n *node, depth int) bool {
 	for _, d := range r.broken(n) {
 		ok := false
 		for _, rel := range d.alternatives {
-			if ok = r.installed(n, d); ok {
+			if ok = r.isThere(n, d); ok {
 				break
 			}
 			q := r.smartTarget(n, d, rel)

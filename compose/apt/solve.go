@@ -14,12 +14,13 @@ import (
 const (
 	VariantMinbase = "minbase" // Essential: yes or Priority: required, and apt; what they depend on
 	VariantNone    = "none"    // only the named packages and what they depend on
+	VariantBase    = "base"    // what is named and not in the Installed index, and what that depends on; the answer has no more
 )
 
 // Request says what a system must have.
 type Request struct {
 	Arch     string   // Debian architecture: amd64
-	Variant  string   // VariantMinbase or VariantNone
+	Variant  string   // VariantMinbase, VariantNone or VariantBase
 	Packages []string // name, name:arch or name=version, also with a pattern; of two that exclude each other's dependencies the first one decides, as for apt
 
 	Archives []Archive // where the indexes come from, in their order; empty: nothing is known of any
@@ -88,9 +89,9 @@ func solve(req Request, indexes []*Index) (*Solution, error) {
 			return nil, err
 		}
 		s.settle()
-	case VariantNone:
+	case VariantNone, VariantBase:
 	default:
-		return nil, fmt.Errorf("solve: variant %q: use %q or %q", req.Variant, VariantMinbase, VariantNone)
+		return nil, fmt.Errorf("solve: variant %q: use %q, %q or %q", req.Variant, VariantMinbase, VariantNone, VariantBase)
 	}
 	if err := s.install(wanted); err != nil {
 		return nil, err
@@ -136,6 +137,9 @@ func (s *solver) resolve(names []string, own []Exact) ([]*node, error) {
 			unknown.add("%s", err)
 			bare[i] = ""
 		}
+		if n, ok := s.nodes[name]; ok { // of the installed system
+			n.candidate = s.candidates[name]
+		}
 	}
 	var list []*node
 	for _, name := range bare {
@@ -143,6 +147,9 @@ func (s *solver) resolve(names []string, own []Exact) ([]*node, error) {
 			continue
 		}
 		n, err := s.named(name)
+		if err == nil && n.current != nil && pins[n.name] == "" { // what is there is what was asked for
+			s.candidates[n.name], n.candidate = n.current, n.current
+		}
 		if err != nil {
 			unknown.add("%s", err)
 		} else if !slices.Contains(list, n) {
@@ -204,7 +211,7 @@ func (s *solver) pin(name, wanted string) error {
 	var have []string
 	for _, v := range all {
 		if v.Version == wanted || x.matches(v.Version) {
-			s.candidates[name] = v
+			s.candidates[name] = s.kept(name, v)
 			return nil
 		}
 		have = append(have, v.Version)
@@ -299,9 +306,15 @@ func (s *solver) sweep() {
 // solution checks what the chosen packages say about themselves: their names become paths and URLs.
 func (s *solver) solution() (*Solution, error) {
 	out := &Solution{}
+	if err := s.removed(); err != nil {
+		return nil, err
+	}
 	for _, n := range s.planned() {
 		o := n.install
-		c := Chosen{Package: o.Package, Index: o.index, Base: n.current != nil}
+		if s.indexes[o.index].Installed {
+			continue
+		}
+		c := Chosen{Package: o.Package, Index: o.index, Base: n.current != nil && s.installed[n.name] == nil}
 		c.Digest = digest.NewDigestFromEncoded(digest.SHA256, strings.ToLower(o.SHA256))
 		switch {
 		case !validName(o.Name):
@@ -318,6 +331,25 @@ func (s *solver) solution() (*Solution, error) {
 		out.Packages = append(out.Packages, c)
 	}
 	return out, nil
+}
+
+// removed refuses a system that lacks what is installed: nobody runs what a package does when it goes.
+func (s *solver) removed() error {
+	e := &RemovedError{}
+	for _, n := range s.sorted(func(n *node) bool { return s.installed[n.name] != nil && n.install == nil }) {
+		e.Packages = append(e.Packages, n.name+" "+n.current.Version)
+	}
+	if len(e.Packages) == 0 {
+		return nil
+	}
+	return e
+}
+
+// RemovedError: the request has no answer that leaves all installed packages where they are.
+type RemovedError struct{ Packages []string }
+
+func (e *RemovedError) Error() string {
+	return "what is asked for conflicts with packages of the base, which would have to be removed: " + strings.Join(e.Packages, ", ")
 }
 
 // validName checks a package name (Policy 5.6.1; upper case is tolerated as dpkg does).

@@ -60,7 +60,8 @@ type universe struct {
 	indexes []*Index
 	policy  *policy
 
-	stay, own map[string]Exact // by name
+	stay, own map[string]Exact    // by name
+	installed map[string]*version // by name: what the system has before anything is asked for
 
 	// What was looked at so far.
 	candidates map[string]*version
@@ -78,8 +79,47 @@ func newUniverse(req Request, indexes []*Index) (universe, error) {
 		}
 		return names
 	}
-	return universe{arch: req.Arch, indexes: indexes, policy: policy, stay: byName(req.Stay), own: byName(req.Own), candidates: map[string]*version{}, nodes: map[string]*node{},
-		providers: map[string][]provider{}, facts: map[*Package]*facts{}}, err
+	u := universe{arch: req.Arch, indexes: indexes, policy: policy, stay: byName(req.Stay), own: byName(req.Own), candidates: map[string]*version{}, nodes: map[string]*node{},
+		providers: map[string][]provider{}, facts: map[*Package]*facts{}, installed: map[string]*version{}}
+	if err == nil {
+		u.settleInstalled()
+	}
+	return u, err
+}
+
+// settleInstalled takes the packages of Installed indexes for what the system has. What such a package depends on and does
+// not have is not asked for: the system lives without.
+func (u *universe) settleInstalled() {
+	for i, x := range u.indexes {
+		if !x.Installed {
+			continue
+		}
+		for j := range x.Packages {
+			if p := &x.Packages[j]; p.fits(u.arch) && u.installed[p.Name] == nil {
+				u.installed[p.Name] = &version{p, i}
+			}
+		}
+	}
+	for name := range u.installed {
+		u.node(name)
+	}
+	for _, v := range u.installed {
+		f, err := u.factsOf(v.Package)
+		if err != nil {
+			u.facts[v.Package] = &facts{} // its paragraph is the base's affair
+			continue
+		}
+		n := u.node(v.Name)
+		f.depends = slices.DeleteFunc(f.depends, func(d dependency) bool { return !u.isThere(n, d) })
+	}
+}
+
+// kept is a version of a name, or what is installed if that is the same version.
+func (u *universe) kept(name string, v *version) *version {
+	if is := u.installed[name]; is != nil && v != nil && is.Version == v.Version {
+		return is
+	}
+	return v
 }
 
 // fits reports whether a package runs on an architecture.
@@ -110,7 +150,7 @@ func (u *universe) candidate(name string) *version {
 			v = u.find(e)
 		}
 		if v == nil && !owned {
-			v = u.policy.choose(name, u.versions(name))
+			v = u.kept(name, u.policy.choose(name, u.versions(name)))
 		}
 		u.candidates[name] = v
 	}
@@ -122,6 +162,8 @@ func (u *universe) node(name string) *node {
 	n, ok := u.nodes[name]
 	if !ok {
 		n = &node{name: name, candidate: u.candidate(name)}
+		n.current = u.installed[name]
+		n.install = n.current
 		n.essential = n.candidate != nil && (n.candidate.Essential || n.candidate.Important) || name == "apt"
 		u.nodes[name] = n
 	}
@@ -150,6 +192,9 @@ func (u *universe) providersOf(name string) []provider {
 		for j := range x.look().provided.of(name) {
 			p := &x.Packages[j]
 			v := u.candidate(p.Name)
+			if is := u.installed[p.Name]; is != nil && is.Package == p {
+				v = is
+			}
 			if v == nil || v.Package != p {
 				continue
 			}
@@ -267,8 +312,8 @@ func (u *universe) qualifies(r relation, p *Package) bool {
 func pickInstall(n *node) *version   { return n.install }
 func pickCandidate(n *node) *version { return n.candidate }
 
-// installed reports whether one alternative of a dependency is as it should be in the system as it is planned now.
-func (u *universe) installed(owner *node, d dependency) bool {
+// isThere reports whether one alternative of a dependency is as it should be in the system as it is planned now.
+func (u *universe) isThere(owner *node, d dependency) bool {
 	for _, r := range d.alternatives {
 		if u.isHit(owner, r, d.negative, pickInstall) != d.negative {
 			return true
@@ -288,7 +333,7 @@ func (u *universe) broken(n *node) []dependency {
 	}
 	var list []dependency
 	for _, d := range f.depends {
-		if !u.installed(n, d) {
+		if !u.isThere(n, d) {
 			list = append(list, d)
 		}
 	}
@@ -301,5 +346,5 @@ func (u *universe) isBroken(n *node) bool {
 		return false
 	}
 	f, err := u.factsOf(n.install.Package)
-	return err == nil && slices.ContainsFunc(f.depends, func(d dependency) bool { return !u.installed(n, d) })
+	return err == nil && slices.ContainsFunc(f.depends, func(d dependency) bool { return !u.isThere(n, d) })
 }

@@ -150,7 +150,7 @@ func (s *solver) explain(e *UnmetError, n *node, visit func(*node)) {
 		return
 	}
 	for _, d := range f.depends {
-		if s.installed(n, d) {
+		if s.isThere(n, d) {
 			continue
 		}
 		u := Unmet{Package: n.name, Field: d.field}
