@@ -115,8 +115,6 @@ func (c *Coordinator) canAdd(f *flight, bases map[string]*plan.Found) error {
 		case d.Suite == "" && base.Codename == "":
 			return fatally("%s %s (%s) does not say in /etc/os-release which suite it is of (it is %s): write %s: {…, suite: bookworm}",
 				ref.Field(), ref.Ref, platform, orUnknown(base.System), ref.Field())
-		default:
-			return fatally("%s %s: packages over a base are not in this release of bakefarm yet; leave packages out", ref.Field(), ref.Ref)
 		}
 	}
 	return nil

@@ -171,9 +171,9 @@ func readLockFile(path string) (*recipe.LockFile, []byte, error) {
 	return lock, raw, nil
 }
 
-// lockChange is a package that differs between two Locks. Its JSON is what scripts read.
+// lockChange is a package, or the base, that differs between two Locks. Its JSON is what scripts read.
 type lockChange struct {
-	Change   string `json:"change"` // added, removed, upgraded, downgraded, or rebuilt: the same version with other bytes
+	Change   string `json:"change"` // added, removed, upgraded, downgraded, or rebuilt: the same version with other bytes; base: of that, another image
 	Package  string `json:"package"`
 	Arch     string `json:"arch"`
 	From     string `json:"from,omitempty"` // version
@@ -191,7 +191,9 @@ func compareLocks(from, to *recipe.Lock) []lockChange {
 		switch order := apt.CompareVersions(was.Version, is.Version); {
 		case !had:
 			c.Change = "added"
-		case was.SHA256 == is.SHA256:
+		case was.SHA256 == is.SHA256 && was.Version == is.Version: // a base's have no digest
+			continue
+		case was.SHA256 == "" && was.Version == is.Version, is.SHA256 == "" && was.Version == is.Version:
 			continue
 		case order < 0:
 			c.Change = "upgraded"
@@ -202,6 +204,7 @@ func compareLocks(from, to *recipe.Lock) []lockChange {
 		}
 		changes = append(changes, c)
 	}
+	changes = append(changes, compareBases(from.OS.Base, to.OS.Base)...)
 	for key, was := range before {
 		if _, has := after[key]; !has {
 			changes = append(changes, lockChange{Change: "removed", Package: key.name, Arch: was.Arch, From: was.Version, Platform: key.platform})
@@ -213,16 +216,40 @@ func compareLocks(from, to *recipe.Lock) []lockChange {
 	return changes
 }
 
+// compareBases lists the platforms that stand on another image.
+func compareBases(from, to *recipe.LockedBase) (changes []lockChange) {
+	if to == nil {
+		return nil
+	}
+	label := func(b *recipe.LockedBase, platform string) string {
+		switch image := b.Platforms[platform].Image; {
+		case b.Version != "":
+			return b.Version
+		case image != "":
+			return image.Encoded()[:16]
+		}
+		return ""
+	}
+	for platform, is := range to.Platforms {
+		c := lockChange{Change: "base", Package: cmp.Or(to.Name, "image"), To: label(to, platform), Platform: platform}
+		if from != nil {
+			if from.Platforms[platform].Image == is.Image {
+				continue
+			}
+			c.From = label(from, platform)
+		}
+		changes = append(changes, c)
+	}
+	return changes
+}
+
 type platformPackage struct{ platform, name string }
 
 func lockedPackages(l *recipe.Lock) map[platformPackage]recipe.LockedPackage {
 	all := map[platformPackage]recipe.LockedPackage{}
-	if l.OS.Debian == nil {
-		return all
-	}
-	for platform, packages := range l.OS.Debian.Platforms {
-		for _, p := range packages {
-			all[platformPackage{platform, p.Name}] = p
+	for _, system := range l.Systems() {
+		for _, p := range l.PackagesOf(system) {
+			all[platformPackage{system, p.Name}] = p
 		}
 	}
 	return all

@@ -88,6 +88,16 @@ func MergedUsr(suite, arch string, records []*Record) []compose.File {
 	return files
 }
 
+// Links are the links of merged-/usr that the packages' own paths go through, sorted.
+func Links(records []*Record) []string {
+	var links []string
+	for _, r := range records {
+		links = append(links, r.Aliases...)
+	}
+	slices.Sort(links)
+	return slices.Compact(links)
+}
+
 // Excluding makes the file that has dpkg leave out of later packages what this set is without: patterns, those with "!" in
 // front take back in (dpkg(1), --path-exclude). There is none without dpkg.
 func Excluding(patterns []string, records []*Record) []compose.File {

@@ -26,7 +26,10 @@ type Configured struct {
 
 // Configure makes the files for a set of packages of an architecture. The order of the packages does not matter.
 func Configure(packages []Package, arch string) Configured {
-	s := newSystem(packages, arch)
+	return newSystem(packages, arch).configure()
+}
+
+func (s *system) configure() Configured {
 	s.baseFiles()
 	s.accounts()
 	s.shells()
@@ -42,6 +45,46 @@ func Configure(packages []Package, arch string) Configured {
 		made.Files = append(made.Files, s.made[p])
 	}
 	return made
+}
+
+// Base is a system that packages are added to: it is configured, and what it has stays as it is.
+type Base struct {
+	Files []string // everything but directories
+	Dirs  []string
+	Facts *Facts
+	Libc  string // the version of its libc-bin; empty without
+}
+
+// ConfigureOver makes the files for packages that are added to a base. The loader's index is made anew for all libraries
+// when the packages bring any.
+func ConfigureOver(base Base, packages []Package, arch string) Configured {
+	s := newSystem(packages, arch)
+	const index = "etc/ld.so.cache"
+	libraries := false
+	for _, p := range s.packages {
+		libraries = libraries || p.Facts != nil && len(p.libraries) > 0
+	}
+	for _, f := range base.Files {
+		if f != index || !libraries {
+			s.files[f] = true
+		}
+	}
+	for _, d := range base.Dirs {
+		s.dirs[d] = true
+	}
+	if base.Facts != nil {
+		for p, t := range base.Facts.texts {
+			_, ours := s.texts[p]
+			if shared := strings.HasPrefix(p, "etc/ld.so.conf") || strings.HasPrefix(p, "usr/share/ca-certificates/"); shared && !ours {
+				s.texts[p] = t
+			}
+		}
+		s.packages = append(s.packages, Package{Record: &deb.Record{}, Facts: base.Facts})
+	}
+	if _, ours := s.byName["libc-bin"]; !ours && base.Libc != "" && libraries {
+		s.byName["libc-bin"] = Package{Record: &deb.Record{Package: "libc-bin", Version: base.Libc}}
+	}
+	return s.configure()
 }
 
 // system is a set of packages on its way to a configured system. All paths are those in the layer: relative, merged.

@@ -173,7 +173,15 @@ func release(text []byte) map[string]string {
 }
 
 // System names the system for people; empty when it does not say.
-func (r *Record) System() string { return r.Release["PRETTY_NAME"] }
+func (r *Record) System() string {
+	if name := r.Release["PRETTY_NAME"]; name != "" {
+		return name
+	}
+	return strings.TrimSpace(r.Release["ID"] + " " + r.Release["VERSION_ID"])
+}
+
+// suites are Debian's by version, for systems that do not name theirs.
+var suites = map[string]string{"10": "buster", "11": "bullseye", "12": "bookworm", "13": "trixie", "14": "forky"}
 
 // Codename is the suite of Debian that the system says it is of; empty when it does not.
 func (r *Record) Codename() string {
@@ -183,6 +191,9 @@ func (r *Record) Codename() string {
 	_, name, ok := strings.Cut(r.Release["VERSION"], "(") // "12 (bookworm)"
 	if name, _, closed := strings.Cut(name, ")"); ok && closed && !strings.Contains(name, " ") {
 		return strings.ToLower(name)
+	}
+	if r.Release["ID"] == "debian" {
+		return suites[r.Release["VERSION_ID"]]
 	}
 	return ""
 }

@@ -287,7 +287,7 @@ func TestStoreTroubleMayPass(t *testing.T) {
 
 func TestUnknownKind(t *testing.T) {
 	b := newBench(t, newStore(t))
-	if err := b.run("boot", struct{}{}, nil); err == nil || !strings.Contains(err.Error(), "upgrade") {
+	if err := b.run("dream", struct{}{}, nil); err == nil || !strings.Contains(err.Error(), "upgrade") {
 		t.Errorf("err = %v", err)
 	}
 	if err := b.run(farm.KindCut, "not an object", nil); err == nil || !strings.Contains(err.Error(), "spec") {

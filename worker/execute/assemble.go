@@ -55,7 +55,8 @@ func assemble(ctx context.Context, j *job, spec plan.AssembleSpec) (plan.Layer, 
 	}
 	var head func() ([]compose.File, error)
 	switch system := spec.OS != nil && len(spec.Dirs) == 0; {
-	case spec.Role == plan.RoleOS && system && spec.OS.Below == 0, slices.Contains([]string{plan.RolePackages, plan.RoleOwn}, spec.Role) && system && spec.OS.Below > 0:
+	case spec.Role == plan.RoleOS && system && spec.OS.Below == 0 && !spec.Base,
+		slices.Contains([]string{plan.RolePackages, plan.RoleOwn}, spec.Role) && system && (spec.OS.Below > 0 || spec.Base):
 		head, err = l.packages(ctx, *spec.OS, outputs)
 	case spec.Role == plan.RoleApp && spec.OS == nil:
 		head, err = l.runs(ctx, spec.Dirs, outputs)

@@ -240,7 +240,7 @@ func (i *baseImport) stored(ctx context.Context, l remote.Layer) (err error) {
 	if err != nil {
 		return err
 	}
-	out.Size, out.Pieces = blob.Size, len(blob.Parts)
+	out.Size = blob.Size // how many pieces it has is not the image's: two imports may cut it otherwise
 	i.out.Layers = append(i.out.Layers, out)
 	return nil
 }
@@ -268,7 +268,7 @@ func (i *baseImport) layer(ctx context.Context, l remote.Layer, open func(contex
 	if err := i.w.Compose(ctx, composed); err != nil {
 		return err
 	}
-	out.Size, out.Pieces = composed.Size, len(composed.Parts)
+	out.Size = composed.Size
 	i.out.Layers = append(i.out.Layers, out)
 	return nil
 }
@@ -407,7 +407,7 @@ func (i *baseImport) archived(ctx context.Context, l remote.Layer, open func(con
 	if err := i.w.Compose(ctx, blob); err != nil {
 		return err
 	}
-	out.Digest, out.Size, out.Pieces, out.MediaType = blob.Digest, blob.Size, len(blob.Parts), v1.MediaTypeImageLayerGzip
+	out.Digest, out.Size, out.MediaType = blob.Digest, blob.Size, v1.MediaTypeImageLayerGzip
 	i.out.Layers = append(i.out.Layers, out)
 	return nil
 }

@@ -31,8 +31,10 @@ type Sandbox interface {
 
 // setAside splits off the packages that dpkg has to unpack itself, when the scripts run, and notes what these need to
 // know. below is how many of the records a lower layer has, with them and without.
-func (l *layer) setAside(records []*deb.Record, below int, outputs []plan.Member) (laid []*deb.Record, laidBelow int, err error) {
-	if err := scripts.Check(records); err != nil {
+//
+// there are the names of packages that a base has; with a base, otherwise says of a package why it can't be laid beside what that has.
+func (l *layer) setAside(records []*deb.Record, below int, outputs []plan.Member, there []string, otherwise func(*deb.Record) string) (laid []*deb.Record, laidBelow int, err error) {
+	if err := scripts.Check(records, there...); err != nil {
 		return nil, 0, err
 	}
 	var members []compose.Member
@@ -41,9 +43,15 @@ func (l *layer) setAside(records []*deb.Record, below int, outputs []plan.Member
 			l.out.Scripts++
 		}
 		l.out.Date = max(l.out.Date, r.Date)
+		why := ""
 		if scripts.Diverts(r) {
+			why = "diverts files of other packages"
+		} else if otherwise != nil {
+			why = otherwise(r)
+		}
+		if why != "" {
 			if i >= below {
-				l.say("%s diverts files of other packages: dpkg unpacks it when the scripts run", r.Package)
+				l.say("%s %s: dpkg unpacks it when the scripts run", r.Package, why)
 				l.out.Unpack = append(l.out.Unpack, outputs[i])
 			}
 			continue

@@ -1,6 +1,7 @@
 package execute
 
 import (
+	"archive/tar"
 	"fmt"
 	"slices"
 
@@ -40,6 +41,8 @@ func overApp(base *rootfs.Record, whole []compose.File, members []compose.Owned)
 	}
 	return compose.Over(whole, below, members, members), nil
 }
+
+func isDirectory(f compose.File) bool { return f.Type == tar.TypeDir }
 
 // groupDirs are directories that a system gives to a group of its own, and a copy leaves as they are.
 var groupDirs = []string{"var/local", "var/mail"}

@@ -38,9 +38,12 @@ func (l *layer) packages(ctx context.Context, os plan.AssembleOS, outputs []plan
 		return nil
 	})
 	return func() ([]compose.File, error) {
+		if l.base != nil {
+			return l.added(ctx, os, records, outputs)
+		}
 		n := os.Below
 		if os.Scripts {
-			if records, n, err = l.setAside(records, n, outputs); err != nil {
+			if records, n, err = l.setAside(records, n, outputs, nil, nil); err != nil {
 				return nil, err
 			}
 		}

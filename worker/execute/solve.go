@@ -1,15 +1,19 @@
 package execute
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"slices"
 
 	"bakefarm/compose/apt"
+	"bakefarm/imagestore"
 	"bakefarm/plan"
 	"bakefarm/recipe"
 	"bakefarm/worker/mirror"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // solve chooses the packages of an OS request out of observed indexes, or finds those that are chosen already.
@@ -55,6 +59,13 @@ func (j *job) choose(ctx context.Context, spec plan.SolveSpec, indexes []*apt.In
 	if known != nil {
 		indexes, req.Archives = append(indexes, known), append(req.Archives, apt.Archive{NotAutomatic: true})
 	}
+	if spec.Installed != "" {
+		there, err := j.installed(ctx, spec.Installed)
+		if err != nil {
+			return nil, err
+		}
+		indexes, req.Archives = append(indexes, there), append(req.Archives, apt.Archive{ButAutomaticUpgrades: true}) // priority 100
+	}
 	if err := j.Turns.take(ctx); err != nil {
 		return nil, err
 	}
@@ -78,6 +89,20 @@ func (j *job) choose(ctx context.Context, spec plan.SolveSpec, indexes []*apt.In
 		}
 	}
 	return packages, nil
+}
+
+// installed reads what a base has installed.
+func (j *job) installed(ctx context.Context, status digest.Digest) (*apt.Index, error) {
+	raw, err := j.piece(ctx, status, imagestore.MaxPiece)
+	if err != nil {
+		return nil, fmt.Errorf("packages of the base: %w", err)
+	}
+	x, err := apt.ParsePackages(bytes.NewReader(raw))
+	if err != nil {
+		return nil, fmt.Errorf("packages of the base: %w", err)
+	}
+	x.Installed = true
+	return x, nil
 }
 
 // setURL says where a package of an index can be had.
