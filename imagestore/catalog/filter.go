@@ -2,7 +2,6 @@ package catalog
 
 import (
 	"context"
-	"encoding/hex"
 	"fmt"
 	"regexp"
 	"strings"
@@ -133,8 +132,10 @@ func (c *Catalog) compile(ctx context.Context, f Filter) (*query, error) {
 		}
 		add(perKey(func(i *image) *repo { return i.of.repo }, func(r *repo) bool { return match(r.name) }))
 	}
-	for _, word := range strings.Fields(strings.ToLower(f.Text)) {
-		add(hasWord(word))
+	if words := strings.Fields(strings.ToLower(f.Text)); len(words) > maxWords {
+		return nil, fmt.Errorf("%w: %d words: at most %d", ErrBadPattern, len(words), maxWords)
+	} else if len(words) > 0 {
+		add(hasWords(words))
 	}
 	if err := c.index.compileBase(f, add); err != nil {
 		return nil, err
@@ -184,37 +185,6 @@ func hasLabel(label string) (func(*image) bool, error) {
 		have, ok := i.of.labels[key]
 		return ok && (!given || match(have))
 	}, nil
-}
-
-// hasWord finds a word, which is in lower case, in what a row says.
-func hasWord(word string) func(*image) bool {
-	in := func(s string) bool { return strings.Contains(strings.ToLower(s), word) }
-	inRepo := perKey(func(i *image) *repo { return i.of.repo }, func(r *repo) bool { return in(r.name) })
-	inBase := perKey(func(i *image) string { return i.of.base.Ref }, in)
-	inKind := perKey(func(i *image) [2]string { return [2]string{i.kind, i.platform} }, func(k [2]string) bool { return in(k[0]) || in(k[1]) })
-	digestPart := strings.TrimPrefix(word, "sha256:")
-	isHex := len(digestPart) >= 4 && len(digestPart) <= 64 && strings.Trim(digestPart, "0123456789abcdef") == ""
-	return func(i *image) bool {
-		if inRepo(i) || inBase(i) || inKind(i) || strings.Contains(i.of.version, word) || in(i.of.bake) {
-			return true
-		}
-		if isHex && strings.HasPrefix(hex.EncodeToString(i.sum[:]), digestPart) {
-			return true
-		}
-		for key, value := range i.of.labels {
-			if in(key) || in(value) {
-				return true
-			}
-		}
-		if i.of.facts != nil {
-			for _, channel := range i.of.facts.channels {
-				if in(channel) {
-					return true
-				}
-			}
-		}
-		return false
-	}
 }
 
 // compileBase adds the tests for what an image was built on.

@@ -14,8 +14,8 @@ import (
 const (
 	loaders    = 8      // indexes that are read from the store at the same time
 	ahead      = 64     // changes of packs that are read ahead of the one that is projected
-	aheadFar   = 512    // of records: the more of them in one transaction, the fewer postings are written twice
-	batch      = 512    // changes in one transaction, at most
+	aheadFar   = 2048   // of records: the more of them in one transaction, the fewer postings are written twice
+	batch      = 2048   // changes in one transaction, at most
 	batchRows  = 20_000 // entries in one transaction, about
 	retryFirst = 50 * time.Millisecond
 	retryMost  = 5 * time.Second

@@ -80,31 +80,44 @@ type order struct {
 }
 
 func (o order) of(i *image) position {
-	p := position{created: i.of.created, name: i.of.name, version: i.of.version, rank: i.rank}
-	switch o.sort {
-	case SortSize:
-		p.value = i.size
-	case SortPulled:
-		if i.of.facts != nil {
-			p.value = i.of.facts.pulled
-		}
-	case SortDeployed:
-		if i.of.facts != nil {
-			p.value = i.of.facts.deployed
-		}
+	return position{value: o.value(i), created: i.of.created, name: i.of.name, version: i.of.version, rank: i.rank}
+}
+
+// byValue reports whether the order is one by numbers.
+func (o order) byValue() bool { return o.sort != SortCreated && o.sort != SortName }
+
+// value is what an image is sorted by, if that is a number.
+func (o order) value(i *image) int64 {
+	switch {
+	case o.sort == SortSize:
+		return i.size
+	case o.sort == SortPulled && i.of.facts != nil:
+		return i.of.facts.pulled
+	case o.sort == SortDeployed && i.of.facts != nil:
+		return i.of.facts.deployed
 	}
-	return p
+	return 0
 }
 
 func (o order) compare(a, b position) int {
-	var c int
+	c := 0
 	if o.sort == SortName {
 		c = strings.Compare(a.name, b.name)
 	} else {
 		c = cmp.Compare(b.value, a.value)
 	}
+	// One after the other, and not cmp.Or: most are told apart by the first.
 	if c == 0 {
-		c = cmp.Or(cmp.Compare(b.created, a.created), strings.Compare(a.name, b.name), strings.Compare(a.version, b.version), a.rank-b.rank)
+		c = cmp.Compare(b.created, a.created)
+	}
+	if c == 0 {
+		c = strings.Compare(a.name, b.name)
+	}
+	if c == 0 {
+		c = strings.Compare(a.version, b.version)
+	}
+	if c == 0 {
+		c = a.rank - b.rank
 	}
 	if o.reverse {
 		return -c
@@ -188,6 +201,11 @@ func (x *index) first(f Filter, match func(*image) bool, o order, after *positio
 	x.each(f, func(i *image) bool {
 		if !match(i) {
 			return true
+		}
+		if cut && o.byValue() { // most are behind, and that is seen without looking at more of them
+			if v, last := o.value(i), best[n-1].value; v != last && v < last != o.reverse {
+				return true
+			}
 		}
 		p := placed{i, o.of(i)}
 		if after != nil && o.compare(p.position, *after) <= 0 {

@@ -84,6 +84,8 @@ type setWriter struct {
 	delta map[uint32]int     // of references
 	gone  map[uint32]imagestore.Sum
 	met   map[recipe.LockedPackage]int64
+
+	insertPackage *sql.Stmt // closed with the transaction
 }
 
 func newSetWriter(tx *sql.Tx, known *packageSets) *setWriter {
@@ -165,8 +167,14 @@ func (w *setWriter) packageNumber(ctx context.Context, p recipe.LockedPackage) (
 	}
 	// The update that changes nothing makes the statement return the row that was there.
 	var n int64
-	err := w.tx.QueryRowContext(ctx, `INSERT INTO packages (name, arch, version) VALUES (?, ?, ?)
-		ON CONFLICT DO UPDATE SET name = name RETURNING num`, p.Name, p.Arch, p.Version).Scan(&n)
+	if w.insertPackage == nil {
+		var err error
+		if w.insertPackage, err = w.tx.PrepareContext(ctx, `INSERT INTO packages (name, arch, version) VALUES (?, ?, ?)
+			ON CONFLICT DO UPDATE SET name = name RETURNING num`); err != nil {
+			return 0, err
+		}
+	}
+	err := w.insertPackage.QueryRowContext(ctx, p.Name, p.Arch, p.Version).Scan(&n)
 	w.met[p] = n
 	return n, err
 }
