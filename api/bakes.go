@@ -16,6 +16,7 @@ import (
 	"bakefarm/recipe"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/oklog/ulid/v2"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -45,6 +46,9 @@ func (a *API) routeBakes() {
 		return &body[Bake]{showBake(b)}, err
 	})
 	route(a, post("cancel-bake", "/v1/bakes/{id}/cancel", "bakes", "Withdraw a bake that is under way", 404, 409), a.cancelBake)
+	retry := post("retry-bake", "/v1/bakes/{id}/retry", "bakes", "Ask again for what a bake that failed or was cancelled was asked for", 404, 409)
+	retry.DefaultStatus = http.StatusCreated
+	route(a, retry, a.retryBake)
 	route(a, get("explain-bake", "/v1/bakes/{id}/explain", "bakes", "Say of each shard of the plan how it was come by", 404), a.explainBake)
 	lock := get("get-lock", "/v1/bakes/{id}/lock", "bakes", "Show the Lock that the recipe was resolved to", 404, 409)
 	lock.Responses = map[string]*huma.Response{"200": jsonResponse("The Lock, canonical JSON: its digest is the bake key")}
@@ -64,8 +68,11 @@ func (a *API) bake(ctx context.Context, id string) (farm.Bake, error) {
 func showBake(b farm.Bake) Bake {
 	shown := Bake{
 		ID: b.ID, Key: b.Key, Cached: b.Cached, State: b.State, Version: b.Version, Images: make([]Image, 0, len(b.Images)),
-		Name: b.Name, File: b.File, Rebake: b.Rebake, LockOnly: b.LockOnly, Background: b.Background, Waiting: waiting(b), Error: b.Error, Lock: b.Lock, From: b.From,
+		Name: b.Name, File: b.File, Rebake: b.Rebake, LockOnly: b.LockOnly, Background: b.Background, Requires: b.Requires, Waiting: waiting(b), Error: b.Error, Lock: b.Lock, From: b.From,
 		Tests: b.Tests, Published: b.Published, AcceptedAt: b.AcceptedAt, DoneAt: b.DoneAt,
+	}
+	if b.Timeout > 0 {
+		shown.Timeout = b.Timeout.String()
 	}
 	for _, i := range b.Images {
 		shown.Images = append(shown.Images, showImage(i))
@@ -139,6 +146,26 @@ func (a *API) cancelBake(ctx context.Context, in *BakePath) (*body[Bake], error)
 	default:
 		return nil, refuse(http.StatusConflict, "bake %s is %s already", b.ID, b.State)
 	}
+}
+
+// retryBake asks for the same once more, as a new bake. Shards that failed are tried again then, also those that were set
+// aside because their workers had died of them.
+func (a *API) retryBake(ctx context.Context, in *BakePath) (*submitOutput, error) {
+	b, err := a.bake(ctx, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	if b.State != farm.BakeFailed && b.State != farm.BakeCancelled {
+		return nil, refuse(http.StatusConflict, "bake %s is %s: only one that failed or was cancelled can be tried again", b.ID, b.State)
+	}
+	again, err := bus.Call[bus.SubmitRequest, farm.Bake](ctx, a.Bus, bus.SubmitBake, bus.SubmitRequest{
+		ID: ulid.Make().String(), File: b.File, Recipe: b.Recipe, Context: b.Context, Set: b.Set, Rebake: b.Rebake, LockOnly: b.LockOnly,
+		Background: b.Background, Lock: b.LockFile, Update: b.Update, Requires: b.Requires, Timeout: b.Timeout,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return showSubmitted(again, http.StatusCreated), nil
 }
 
 func (a *API) explainBake(ctx context.Context, in *BakePath) (*body[[]farm.ShardRef], error) {

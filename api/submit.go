@@ -73,6 +73,8 @@ type submission struct {
 	lock                         []byte // a lock file, as it was sent
 	lockAt                       digest.Digest
 	update                       []string
+	requires                     []string
+	timeout                      time.Duration
 }
 
 func (a *API) submitBake(ctx context.Context, in *submitInput) (*submitOutput, error) {
@@ -112,6 +114,7 @@ func (a *API) submitBake(ctx context.Context, in *submitInput) (*submitOutput, e
 	}
 	b, err := bus.Call[bus.SubmitRequest, farm.Bake](ctx, a.Bus, bus.SubmitBake, bus.SubmitRequest{
 		ID: id, File: s.file, Recipe: s.recipeAt, Context: s.manifestAt, Set: s.set, Rebake: s.rebake, LockOnly: s.lockOnly, Background: s.background,
+		Requires: s.requires, Timeout: s.timeout,
 		Lock: s.lockAt, Update: s.update,
 	})
 	if err != nil {
@@ -180,6 +183,17 @@ func readSubmission(raw []byte) (*submission, error) {
 	s := &submission{
 		name: parsed.Name, file: r.File, recipe: []byte(r.Recipe), recipeAt: digest.FromString(r.Recipe),
 		set: r.Set, rebake: r.Rebake, lockOnly: r.LockOnly, background: r.Background, update: r.Update,
+		requires: r.Requires,
+	}
+	for _, l := range r.Requires {
+		if err := farm.CheckLabel(l); err != nil {
+			return nil, at("body.requires", fmt.Errorf("requires: %w", err))
+		}
+	}
+	if r.Timeout != "" {
+		if s.timeout, err = time.ParseDuration(r.Timeout); err != nil || s.timeout < time.Second {
+			return nil, at("body.timeout", fmt.Errorf("timeout %.40q: want a time of a second or more, such as 30m", r.Timeout))
+		}
 	}
 	if len(r.Lock) > 0 {
 		lock, err := recipe.DecodeLockFile(r.Lock)
@@ -215,6 +229,9 @@ func (s *submission) digest() digest.Digest {
 	said := []any{s.file, s.recipeAt, s.manifestAt, s.set, s.rebake, s.lockOnly}
 	if s.lockAt != "" {
 		said = append(said, s.lockAt, s.update)
+	}
+	if len(s.requires) > 0 || s.timeout > 0 {
+		said = append(said, s.requires, s.timeout)
 	}
 	raw, err := json.Marshal(said)
 	if err != nil {

@@ -22,6 +22,8 @@ type BakeRequest struct {
 	Context    *recipe.Context `json:"context,omitempty" doc:"Manifest of the context directory"`
 	Rebake     bool            `json:"rebake,omitempty" doc:"Keep the Lock, ignore the cache, and fail if other bytes come out"`
 	Background bool            `json:"background,omitempty" doc:"Give way to the shards of other bakes: for what nobody waits for"`
+	Requires   []string        `json:"requires,omitempty" doc:"Labels that the workers must have which run its shards: gpu, region=eu" maxItems:"16"`
+	Timeout    string          `json:"timeout,omitempty" doc:"How long the bake may take from now on, such as 30m; no longer than the farm allows"`
 	LockOnly   bool            `json:"lockOnly,omitempty" doc:"Resolve the recipe to its Lock and stop"`
 	Lock       json.RawMessage `json:"lock,omitempty" doc:"A lock file: the system is the one that it has, and is not resolved anew"`
 	Update     []string        `json:"update,omitempty" doc:"With lock: packages that are resolved anew all the same" maxItems:"1000"`
@@ -46,6 +48,8 @@ type Bake struct {
 	Rebake     bool            `json:"rebake,omitempty"`
 	LockOnly   bool            `json:"lockOnly,omitempty"`
 	Background bool            `json:"background,omitempty"`
+	Requires   []string        `json:"requires,omitempty" doc:"Labels that its workers must have"`
+	Timeout    string          `json:"timeout,omitempty" doc:"How long it may take from its acceptance, if it was asked to be quicker than the farm's own limit"`
 	Error      string          `json:"error,omitempty"`
 	Waiting    string          `json:"waiting,omitempty" doc:"What the bake can't go on without: a worker with arch=arm64"`
 	Lock       digest.Digest   `json:"lock,omitempty"`

@@ -118,8 +118,10 @@ type SubmitRequest struct {
 	// chosen anew.
 	Lock digest.Digest `json:"lock,omitempty"`
 	// Background: the bake's shards give way to those of others.
-	Background bool     `json:"background,omitempty"`
-	Update     []string `json:"update,omitempty"`
+	Background bool          `json:"background,omitempty"`
+	Update     []string      `json:"update,omitempty"`
+	Requires   []string      `json:"requires,omitempty"` // labels that its workers must have
+	Timeout    time.Duration `json:"timeout,omitempty"`  // from acceptance to done; 0: as long as any bake may take
 }
 
 // CancelRequest withdraws a bake.

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"sync"
+	"time"
 
 	"bakefarm/bus"
 	"bakefarm/farm"
@@ -126,12 +127,23 @@ func (c *Coordinator) newBake(req bus.SubmitRequest) (farm.Bake, error) {
 			return farm.Bake{}, invalid("update: %q is no package name", clip(name, 100))
 		}
 	}
+	if len(req.Requires) > farm.MaxRequires {
+		return farm.Bake{}, invalid("requires: at most %d labels", farm.MaxRequires)
+	}
+	for _, l := range req.Requires {
+		if err := farm.CheckLabel(l); err != nil {
+			return farm.Bake{}, invalid("requires: %s", err)
+		}
+	}
+	if req.Timeout < 0 || req.Timeout > 0 && req.Timeout < time.Second {
+		return farm.Bake{}, invalid("timeout %s: want a second at the least, or 0 for the farm's own limit", req.Timeout)
+	}
 	if req.File == "" {
 		req.File = "recipe"
 	}
 	return farm.Bake{
 		Schema: farm.Schema, ID: req.ID, File: req.File, Recipe: req.Recipe, Context: req.Context, Set: req.Set,
-		Rebake: req.Rebake, LockOnly: req.LockOnly, Background: req.Background, LockFile: req.Lock, Update: req.Update, Request: requestDigest(req),
+		Rebake: req.Rebake, LockOnly: req.LockOnly, Background: req.Background, Requires: union(req.Requires, nil), Timeout: req.Timeout, LockFile: req.Lock, Update: req.Update, Request: requestDigest(req),
 		State: farm.BakeAccepted, AcceptedAt: c.Now().UTC(),
 	}, nil
 }

@@ -69,8 +69,13 @@ func (c *Coordinator) leave(ctx context.Context, shard, bake string) error {
 	if err != nil || !ran {
 		return err
 	}
-	if err := c.Bus.Broadcast(ctx, bus.CancelShard{Schema: farm.Schema, ShardID: rec.ID, Token: rec.Token}); err != nil {
-		c.Log.Warn("cancel not broadcast: the worker learns of it at its next beat", "shard", rec.ID, "err", err)
-	}
+	c.stopAttempt(ctx, rec.ID, rec.Token)
 	return nil
+}
+
+// stopAttempt tells whoever runs an attempt that it is not wanted any more.
+func (c *Coordinator) stopAttempt(ctx context.Context, shard, token string) {
+	if err := c.Bus.Broadcast(ctx, bus.CancelShard{Schema: farm.Schema, ShardID: shard, Token: token}); err != nil {
+		c.Log.Warn("stop not broadcast: the worker learns of it at its next beat", "shard", shard, "err", err)
+	}
 }

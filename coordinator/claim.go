@@ -35,14 +35,18 @@ func (c *Coordinator) claim(ctx context.Context, req bus.ClaimRequest) (bus.Clai
 	if reason := c.unfit(req.Worker, hinted.Class); reason != "" {
 		return bus.ClaimReply{Reason: reason}, nil
 	}
+	labels := c.labels(req.Worker)
 	var refused []string
 	reply := bus.ClaimReply{Reason: "nothing is queued", Gone: true}
 	for range maxChoices {
-		id, chosen := c.choose(hinted.Class, req.ShardID, refused)
+		id, chosen, left := c.queue.choose(hinted.Class, req.ShardID, labels, refused)
+		if id == "" && left {
+			return bus.ClaimReply{Reason: "what is queued requires labels that the worker does not have"}, nil
+		}
 		if id == "" {
 			break
 		}
-		reply, err = c.grant(ctx, id, req.Worker)
+		reply, err = c.grant(ctx, id, req.Worker, labels)
 		chosen()
 		if err != nil || reply.Granted {
 			return reply, err
@@ -53,7 +57,7 @@ func (c *Coordinator) claim(ctx context.Context, req bus.ClaimRequest) (bus.Clai
 }
 
 // grant gives a shard to a worker if it waits for one.
-func (c *Coordinator) grant(ctx context.Context, id, worker string) (bus.ClaimReply, error) {
+func (c *Coordinator) grant(ctx context.Context, id, worker string, labels []string) (bus.ClaimReply, error) {
 	rec, _, _, err := c.shards.get(ctx, id)
 	if errors.Is(err, bus.ErrNotFound) {
 		return bus.ClaimReply{Reason: "no such shard", Gone: true}, nil
@@ -81,6 +85,10 @@ func (c *Coordinator) grant(ctx context.Context, id, worker string) (bus.ClaimRe
 			return errRefused
 		default:
 			reply.Reason, reply.Gone = "it is "+string(s.State), true
+			return errRefused
+		}
+		if !farm.Meets(labels, s.Requires) {
+			reply.Reason = "it requires labels that the worker does not have"
 			return errRefused
 		}
 		s.State, s.Token, s.Worker, s.Lease, s.Beat = farm.ShardClaimed, token, worker, c.Lease, 0

@@ -28,7 +28,8 @@ type Config struct {
 	MaxLost     int           // of one shard whose workers vanish: it may be what kills them; default 5
 	MaxAge      time.Duration // of an observation when its bake is accepted; default recipe.MaxAge, negative: 0
 	MaxBake     time.Duration // from acceptance to done, as one coordinator sees it; default 2 h
-	MaxBakes    int           // unfinished ones; more are refused; default 1000
+	MaxShard    time.Duration // of one attempt at a shard, from the claim to the report; default 1 h
+	MaxBakes    int           // unfinished ones; more are refused; default 20000
 
 	Now func() time.Time // wall clock; default time.Now
 	// OnDone is told about every bake that ended here, for metrics. It must not block.
@@ -44,6 +45,7 @@ func (c *Config) setDefaults() {
 	set(&c.Lease, 15*time.Second)
 	set(&c.MaxAge, recipe.MaxAge)
 	set(&c.MaxBake, 2*time.Hour)
+	set(&c.MaxShard, time.Hour)
 	c.MaxAge = max(c.MaxAge, 0)
 	if c.MaxAttempts == 0 {
 		c.MaxAttempts = 3
@@ -52,7 +54,7 @@ func (c *Config) setDefaults() {
 		c.MaxLost = 5
 	}
 	if c.MaxBakes == 0 {
-		c.MaxBakes = 1000
+		c.MaxBakes = 20_000
 	}
 	if c.Now == nil {
 		c.Now = time.Now
@@ -91,8 +93,7 @@ type Coordinator struct {
 	drives  sync.WaitGroup
 	ready   chan struct{} // closed when Run serves
 
-	choosing sync.Mutex
-	granting map[string]int // shards that claims have chosen and not been granted yet
+	queue *queue
 }
 
 // New makes a coordinator that does nothing before Run.
@@ -106,13 +107,17 @@ func New(cfg Config) *Coordinator {
 		driving:  make(chan struct{}, driveAtOnce),
 		flights:  map[string]*flight{},
 		ready:    make(chan struct{}),
-		granting: map[string]int{},
 	}
 	c.events = &pump{bus: cfg.Bus, queue: make(chan farm.Event, pumpRoom), now: cfg.Now, lost: func(e farm.Event, err error) {
 		cfg.Log.Warn("event lost", "bake", e.Bake, "type", e.Type, "err", err)
 	}}
 	c.bakes = newMirror(cfg.Bus.Bakes, func(b farm.Bake) bool { return !b.State.Finished() || c.lacksLog(b) }, c.bakeNoticed)
 	c.shards = newMirror(cfg.Bus.Shards, func(s farm.Shard) bool { return !s.State.Finished() }, c.shardNoticed)
+	c.queue = newQueue(func(id string) (string, bool, bool) {
+		b, known := c.bakes.peek(id)
+		return b.Name, b.Background, known
+	})
+	c.shards.index = c.queue.changed
 	c.workers = newMirror(cfg.Bus.Workers, func(farm.Worker) bool { return true }, nil)
 	c.observations = newMirror(cfg.Bus.Observations, func(farm.Observation) bool { return true }, nil)
 	return c
@@ -239,6 +244,7 @@ func invalid(format string, args ...any) error {
 
 // bakeNoticed is called for every change of a bake's record.
 func (c *Coordinator) bakeNoticed(id string, b farm.Bake) {
+	c.queue.bakeKnown(id, c.shards.peek)
 	if b.State.Finished() {
 		c.mu.Lock()
 		delete(c.flights, id)

@@ -53,6 +53,9 @@ func (c *Coordinator) dispatch(ctx context.Context, f *flight, jobs []job) ([]di
 // ensure makes the record of one job say that the bake wants it.
 func (c *Coordinator) ensure(ctx context.Context, bake string, j job) (dispatched, error) {
 	fresh := c.newShard(bake, j)
+	if b, known := c.bakes.peek(bake); known {
+		fresh.Requires = b.Requires
+	}
 	miss := dispatched{standing: running, source: farm.SourceMiss, reason: j.shard.Reason(farm.SourceMiss), shard: fresh, hint: true}
 	if _, known := c.shards.peek(j.id); !known {
 		err := c.shards.create(ctx, j.id, fresh)
@@ -92,11 +95,21 @@ func (c *Coordinator) ensure(ctx context.Context, bake string, j job) (dispatche
 				d.reason += ", for bake " + s.Bakes[0]
 			}
 			s.Bakes = append(slices.Clip(s.Bakes), bake)
+			if s.State == farm.ShardQueued {
+				s.Requires = union(s.Requires, fresh.Requires)
+			}
 		}
 		return nil
 	})
 	d.shard = rec
 	return d, err
+}
+
+// union has what is in either list, each once.
+func union(a, b []string) []string {
+	all := slices.Concat(a, b)
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 func (c *Coordinator) newShard(bake string, j job) farm.Shard {

@@ -26,9 +26,10 @@ type view[T any] struct {
 // it are shared: whoever changes one copies what it changes.
 type mirror[T any] struct {
 	bucket  *bus.Bucket[T]
-	matters func(T) bool           // what to keep
-	noticed func(id string, rec T) // called once for each change seen, by us or by others; must not block
-	now     func() time.Time       // monotonic
+	matters func(T) bool            // what to keep
+	noticed func(id string, rec T)  // called once for each change seen, by us or by others; must not block
+	index   func(id string, rec *T) // called for each change, in order, under the lock; nil: the record matters no more
+	now     func() time.Time        // monotonic
 	mu      sync.Mutex
 	views   map[string]*view[T]
 	dropped map[string]uint64 // revision at which a record ceased to matter, until follow has seen it too
@@ -95,6 +96,7 @@ func (m *mirror[T]) apply(id string, rec *T, revision uint64, from source) {
 	}
 	if rec == nil || !m.matters(*rec) {
 		delete(m.views, id)
+		m.indexed(id, nil)
 		if revision > m.seen {
 			m.dropped[id] = revision
 		}
@@ -109,10 +111,17 @@ func (m *mirror[T]) apply(id string, rec *T, revision uint64, from source) {
 			m.views[id] = v
 		}
 		*v = view[T]{rec: *rec, revision: revision, changed: now, first: v.first, live: from == written || m.hasCaught()}
+		m.indexed(id, rec)
 	}
 	m.mu.Unlock()
 	if rec != nil && m.noticed != nil {
 		m.noticed(id, *rec)
+	}
+}
+
+func (m *mirror[T]) indexed(id string, rec *T) {
+	if m.index != nil {
+		m.index(id, rec)
 	}
 }
 

@@ -177,7 +177,9 @@ func (c *Coordinator) afterLoss(ctx context.Context, rec farm.Shard, wait time.D
 		c.note(ctx, bake, fmt.Sprintf("%s: attempt %d, on %s, failed, trying again: %s", rec.Label, rec.Attempt, rec.Worker, rec.Error))
 	}
 	if wait > 0 {
-		c.shards.hintAt(rec.ID, time.Now().Add(wait)) // the sweep sends it
+		at := time.Now().Add(wait)
+		c.queue.holdUntil(rec.ID, at)
+		c.shards.hintAt(rec.ID, at) // the sweep sends it
 		return
 	}
 	c.hint(ctx, rec)

@@ -184,3 +184,72 @@ func TestClaimsTogether(t *testing.T) {
 		t.Errorf("%d shards were granted to %d claims", len(granted), n)
 	}
 }
+
+// Only a worker that has the labels runs what requires them, and the bake says what it waits for; other work goes by.
+func TestRequires(t *testing.T) {
+	t.Parallel()
+	f := newFarm(t)
+	f.start()
+	put := func(labels ...string) {
+		rec := farm.Worker{ID: "w", Classes: []string{"any.cut", "any.assemble", "any.image"}, Labels: labels}
+		if _, err := f.bus.Workers.Put(t.Context(), rec.ID, rec); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("region=us")
+	request := f.app("somewhere")
+	request.Requires = []string{"region=eu", "gpu"}
+	b := f.submit(request)
+	f.eventually("the bake waits", func() bool {
+		rec, _, err := f.bus.Bakes.Get(t.Context(), b.ID)
+		return err == nil && rec.Waiting == "a worker with kind=cut, gpu, region=eu"
+	})
+	w := f.worker("w")
+	reply, err := w.claim(t.Context(), f.shard("cut", farm.ShardQueued).ID)
+	if err != nil || reply.Granted || reply.Gone || !strings.Contains(reply.Reason, "labels") {
+		t.Errorf("%+v, %v", reply, err)
+	}
+	other := f.submit(f.named("else/where", "anywhere"))
+	if task := w.claimHinted(farm.KindCut); task.ShardID == reply.Task.ShardID {
+		t.Error("the worker got what it must not have")
+	} else if _, err := w.finish(t.Context(), task); err != nil {
+		t.Fatal(err)
+	}
+	put("region=eu", "gpu=a100")
+	w.start()
+	f.done(b.ID)
+	f.done(other.ID)
+}
+
+// An attempt that beats for ever ends all the same, and is made again.
+func TestShardTakesTooLong(t *testing.T) {
+	t.Parallel()
+	f := newFarm(t)
+	f.start(func(c *coordinator.Config) { c.MaxShard = 300 * time.Millisecond })
+	b := f.submit(f.app("endless"))
+	w := f.worker("w")
+	task := w.claimHinted(farm.KindCut)
+	f.eventually("the attempt is told to stop", func() bool {
+		reply, err := bus.Call[bus.BeatRequest, bus.BeatReply](t.Context(), f.bus, bus.Beat, bus.BeatRequest{ShardID: task.ShardID, Token: task.Token, Worker: w.id})
+		return err == nil && reply.Stop
+	})
+	rec, _, err := f.bus.Shards.Get(t.Context(), task.ShardID)
+	if err != nil || len(rec.History) != 1 || rec.History[0].Reason != "not done within 300ms, the longest that a shard may take" {
+		t.Errorf("%+v, %v", rec.History, err)
+	}
+	w.start()
+	f.done(b.ID)
+}
+
+// A bake that was asked to be quick fails when it is not, and says what it waited for.
+func TestTimeout(t *testing.T) {
+	t.Parallel()
+	f := newFarm(t)
+	f.start()
+	request := f.app("quick")
+	request.Timeout = 4 * time.Second
+	b := f.finished(f.submit(request).ID)
+	if want := "not done within 4s, as it was asked to be: it waited for a worker with kind=cut"; b.State != farm.BakeFailed || b.Error != want {
+		t.Errorf("%s: %q, want %q", b.State, b.Error, want)
+	}
+}

@@ -22,8 +22,8 @@ const (
 // sweep finds what got lost, until ctx ends. It starts with every unfinished bake and queued shard: whoever drove them
 // before may be gone.
 func (c *Coordinator) sweep(ctx context.Context) {
-	var tidied, stalled, served, matched time.Time
-	nobody := unserved{}
+	var tidied, stalled, matched time.Time
+	nobody := unmatched{}
 	for _, b := range c.bakes.pick(unfinished) {
 		c.kick(b.id)
 	}
@@ -38,17 +38,13 @@ func (c *Coordinator) sweep(ctx context.Context) {
 		now := time.Now()
 		c.rescueShards(ctx, now)
 		c.retryBakes(ctx, now)
-		if now.Sub(served) > unservedEvery {
-			served = now
-			c.failUnserved(ctx, now, nobody)
-		}
 		if now.Sub(stalled) > stallAfter {
 			stalled = now
 			c.driveStalled(ctx, now)
 		}
 		if now.Sub(matched) > matchEvery {
 			matched = now
-			c.noteWaiting(ctx, now)
+			c.matchWorkers(ctx, now, nobody)
 		}
 		if now.Sub(tidied) > tidyEvery {
 			tidied = now
@@ -66,13 +62,17 @@ func unfinished(v *view[farm.Bake]) bool { return !v.rec.State.Finished() }
 
 // rescueShards takes back what a worker let go, and sends hints again that may have been lost.
 func (c *Coordinator) rescueShards(ctx context.Context, now time.Time) {
-	for _, s := range c.shards.pick(func(v *view[farm.Shard]) bool { return leaseOut(*v, now) || hintDue(*v, now) }) {
+	for _, s := range c.shards.pick(func(v *view[farm.Shard]) bool { return leaseOut(*v, now) || hintDue(*v, now) || c.tooLong(v, now) }) {
 		switch {
 		case ctx.Err() != nil:
 			return
 		case s.rec.State == farm.ShardQueued:
 			c.hint(ctx, s.rec)
 		default:
+			if !leaseOut(s.view, now) {
+				c.endLong(ctx, s.id, s.view)
+				continue
+			}
 			if err := c.expire(ctx, s.id, s.view, fmt.Sprintf("lease ran out: no sign of worker %s for %s", s.rec.Worker, s.rec.Lease)); err != nil {
 				c.Log.Warn("lease", "shard", s.id, "err", err)
 			}
@@ -84,6 +84,35 @@ func (c *Coordinator) rescueShards(ctx context.Context, now time.Time) {
 // whoever looks, since that one first saw it.
 func leaseOut(v view[farm.Shard], now time.Time) bool {
 	return v.rec.State == farm.ShardClaimed && now.Sub(v.changed) > v.rec.Lease
+}
+
+// tooLong reports whether an attempt goes on for longer than one may.
+func (c *Coordinator) tooLong(v *view[farm.Shard], now time.Time) bool {
+	if v.rec.State != farm.ShardClaimed {
+		return false
+	}
+	began := c.queue.since(v.rec.ID)
+	return !began.IsZero() && now.Sub(began) > c.MaxShard
+}
+
+// endLong ends an attempt that takes too long: it has failed, and may be made again, as often as any other. Its worker is told.
+func (c *Coordinator) endLong(ctx context.Context, id string, v view[farm.Shard]) {
+	ended := false
+	rec, err := c.shards.change(ctx, id, func(s *farm.Shard) error {
+		if ended = s.State == farm.ShardClaimed && s.Token == v.rec.Token; !ended {
+			return errAsIs
+		}
+		c.lose(s, fmt.Sprintf("not done within %s, the longest that a shard may take", c.MaxShard), true, c.MaxAttempts)
+		return nil
+	})
+	if err != nil || !ended {
+		if err != nil {
+			c.Log.Warn("shard takes too long", "shard", id, "err", err)
+		}
+		return
+	}
+	c.stopAttempt(ctx, id, v.rec.Token)
+	c.afterLoss(ctx, rec, backOff(rec.Attempt))
 }
 
 // hintDue reports whether it is time to hint at a queued shard: when its back-off ends, and again and again, ever more
@@ -152,10 +181,18 @@ func (c *Coordinator) retryBakes(ctx context.Context, now time.Time) {
 		c.kick(id)
 	}
 	late := c.bakes.pick(func(v *view[farm.Bake]) bool {
-		return unfinished(v) && v.rec.State != farm.BakeCommitting && now.Sub(v.first) > c.MaxBake
+		return unfinished(v) && v.rec.State != farm.BakeCommitting && now.Sub(v.first) > c.limit(v.rec)
 	})
 	for _, b := range late {
-		err := c.fail(ctx, newFlight(b.id), fmt.Sprintf("not done within %s, the longest that a bake may take", c.MaxBake))
+		limit := c.limit(b.rec)
+		message := fmt.Sprintf("not done within %s, the longest that a bake may take", limit)
+		if limit < c.MaxBake {
+			message = fmt.Sprintf("not done within %s, as it was asked to be", limit)
+		}
+		if b.rec.Waiting != "" {
+			message += ": it waited for " + b.rec.Waiting
+		}
+		err := c.fail(ctx, newFlight(b.id), message)
 		if err == nil {
 			err = c.withdraw(ctx, b.id)
 		}
@@ -165,11 +202,19 @@ func (c *Coordinator) retryBakes(ctx context.Context, now time.Time) {
 	}
 }
 
+// limit is how long a bake may take.
+func (c *Coordinator) limit(b farm.Bake) time.Duration {
+	if b.Timeout > 0 {
+		return min(b.Timeout, c.MaxBake)
+	}
+	return c.MaxBake
+}
+
 // driveStalled looks after bakes that stand still: shards that ended unnoticed, and bakes that no coordinator drives.
 func (c *Coordinator) driveStalled(ctx context.Context, now time.Time) {
-	active := map[string]bool{} // bakes with a shard that has changed lately
+	active := map[string]bool{} // bakes with a shard that has changed lately, or waits for its turn
 	c.shards.pick(func(v *view[farm.Shard]) bool {
-		if now.Sub(v.changed) < stallAfter {
+		if now.Sub(v.changed) < stallAfter || v.rec.State == farm.ShardQueued {
 			for _, b := range v.rec.Bakes {
 				active[b] = true
 			}

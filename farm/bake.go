@@ -59,6 +59,10 @@ type Bake struct {
 	LockOnly bool `json:"lockOnly,omitempty"`
 	// Background: its shards give way to those of other bakes.
 	Background bool `json:"background,omitempty"`
+	// Requires are labels that the workers must have that run its shards. What exists already, or is being made for another
+	// bake, is taken as it is.
+	Requires []string      `json:"requires,omitempty"`
+	Timeout  time.Duration `json:"timeout,omitempty"` // from acceptance to done; 0: as long as any bake may take
 	// LockFile is the piece of the lock file that came with the request, and says what the system is, apart from the
 	// packages of Update.
 	LockFile digest.Digest `json:"lockFile,omitempty"`

@@ -74,12 +74,13 @@ func (s ShardState) Finished() bool {
 // Shard is the truth about one unit of work. Queue messages that name it are hints; this record, changed only by
 // compare-and-set, says who may run it.
 type Shard struct {
-	Schema int           `json:"schema"`
-	ID     string        `json:"id"`  // the key's hex; for a re-bake with "~" and the bake's ID, so that it shares nothing
-	Key    digest.Digest `json:"key"` // digest of the kind, its format number and its inputs
-	Kind   Kind          `json:"kind"`
-	Class  string        `json:"class"` // capability class: the queue that it waits in, "<arch>.<kind>"
-	Label  string        `json:"label"` // for people: "convert libc6 2.36-9 amd64"
+	Schema   int           `json:"schema"`
+	ID       string        `json:"id"`  // the key's hex; for a re-bake with "~" and the bake's ID, so that it shares nothing
+	Key      digest.Digest `json:"key"` // digest of the kind, its format number and its inputs
+	Kind     Kind          `json:"kind"`
+	Class    string        `json:"class"`              // capability class: the queue that it waits in, "<arch>.<kind>"
+	Requires []string      `json:"requires,omitempty"` // labels that its worker must have: those of the bakes that wanted it before it was claimed
+	Label    string        `json:"label"`              // for people: "convert libc6 2.36-9 amd64"
 
 	Spec Payload  `json:"spec"` // the kind's spec (package plan), JSON
 	Deps []string `json:"deps"` // IDs of the shards whose outputs the spec refers to, in the spec's order

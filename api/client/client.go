@@ -210,6 +210,11 @@ func (c *Client) Cancel(ctx context.Context, id string) (api.Bake, error) {
 	return post[api.Bake](ctx, c, "/v1/bakes/"+segment(id)+"/cancel", nil)
 }
 
+// Retry asks again for what a bake that failed or was cancelled was asked for. It returns the new bake.
+func (c *Client) Retry(ctx context.Context, id string) (api.Bake, error) {
+	return post[api.Bake](ctx, c, "/v1/bakes/"+segment(id)+"/retry", nil)
+}
+
 // Explain lists the shards of a bake's plan and how each was come by.
 func (c *Client) Explain(ctx context.Context, id string) ([]farm.ShardRef, error) {
 	return get[[]farm.ShardRef](ctx, c, "/v1/bakes/"+segment(id)+"/explain", nil)

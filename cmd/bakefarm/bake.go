@@ -36,6 +36,8 @@ func newBake(cli *cli) *cobra.Command {
 	var flags recipeFlags
 	var locks lockFlags
 	var detach, rebake, background bool
+	var requires []string
+	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use:   "bake RECIPE",
 		Short: "Bake a recipe: post it, follow it, print its images",
@@ -52,7 +54,11 @@ func newBake(cli *cli) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			bake, err := bake(cmd, farmAPI, &flags, r, api.BakeRequest{Rebake: rebake, Background: background, Lock: lock}, detach)
+			request := api.BakeRequest{Rebake: rebake, Background: background, Requires: requires, Lock: lock}
+			if timeout != 0 {
+				request.Timeout = timeout.String()
+			}
+			bake, err := bake(cmd, farmAPI, &flags, r, request, detach)
 			if err != nil {
 				return err
 			}
@@ -73,6 +79,8 @@ func newBake(cli *cli) *cobra.Command {
 	locks.register(cmd)
 	cmd.Flags().BoolVarP(&detach, "detach", "d", false, "print the bake's ID and don't wait for it")
 	cmd.Flags().BoolVar(&background, "background", false, "give way to other bakes: for what nobody waits for")
+	cmd.Flags().StringSliceVar(&requires, "requires", nil, "labels that the workers must have which run it: gpu, region=eu")
+	cmd.Flags().DurationVar(&timeout, "timeout", 0, "how long it may take, such as 30m (default: as long as the farm allows)")
 	cmd.Flags().BoolVar(&rebake, "rebake", false, "keep the Lock, ignore the cache, and fail if other bytes come out")
 	return cmd
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -14,8 +15,8 @@ import (
 
 // newBakes makes the commands about bakes.
 func newBakes(cli *cli) *cobra.Command {
-	cmd := &cobra.Command{Use: "bakes", Short: "List, show, follow and cancel bakes"}
-	cmd.AddCommand(newBakesLs(cli), newBakesShow(cli), newBakesLogs(cli), newBakesCancel(cli))
+	cmd := &cobra.Command{Use: "bakes", Short: "List, show, follow, cancel and retry bakes"}
+	cmd.AddCommand(newBakesLs(cli), newBakesShow(cli), newBakesLogs(cli), newBakesCancel(cli), newBakesRetry(cli))
 	return cmd
 }
 
@@ -94,6 +95,9 @@ func newBakesShow(cli *cli) *cobra.Command {
 				row(w, "bake", b.ID)
 				row(w, "name", b.Name)
 				row(w, "state", b.State)
+				if len(b.Requires) > 0 {
+					row(w, "requires", strings.Join(b.Requires, ", "))
+				}
 				if b.Waiting != "" {
 					row(w, "waiting for", b.Waiting)
 				}
@@ -182,6 +186,29 @@ func newBakesCancel(cli *cli) *cobra.Command {
 			return cli.print(cmd, cancelled, func(w *tabwriter.Writer) {
 				for _, b := range cancelled {
 					row(w, b.ID, b.State)
+				}
+			})
+		}),
+	}
+}
+
+func newBakesRetry(cli *cli) *cobra.Command {
+	return &cobra.Command{
+		Use:   "retry BAKE…",
+		Short: "Bake again what failed or was cancelled, from the recipe and context as they were; prints the new bakes' IDs",
+		Args:  cobra.MinimumNArgs(1),
+		RunE: cli.call(func(cmd *cobra.Command, args []string, farmAPI *client.Client) error {
+			again := []api.Bake{}
+			for _, id := range args {
+				b, err := farmAPI.Retry(cmd.Context(), id)
+				if err != nil {
+					return fmt.Errorf("%s: %w", id, err)
+				}
+				again = append(again, b)
+			}
+			return cli.print(cmd, again, func(w *tabwriter.Writer) {
+				for _, b := range again {
+					row(w, b.ID)
 				}
 			})
 		}),

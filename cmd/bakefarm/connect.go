@@ -14,6 +14,7 @@ import (
 
 	"bakefarm/bus"
 	"bakefarm/deploy"
+	"bakefarm/farm"
 	"bakefarm/imagestore"
 	"bakefarm/imagestore/catalog"
 	"bakefarm/imagestore/faults"
@@ -153,6 +154,11 @@ var processName = sync.OnceValue(func() string {
 
 // startWorkers starts n workers that share this host's cache and processors.
 func (s *settings) startWorkers(p *program, data *dataDir, c *connections, n int, log *slog.Logger) error {
+	for _, l := range s.labels {
+		if err := farm.CheckLabel(l); err != nil {
+			return usagef("--label: %w", err)
+		}
+	}
 	debian, err := mirror.New(p.ctx, mirror.Options{Cache: data.sub("mirror"), Log: log})
 	if err != nil {
 		return err

@@ -41,6 +41,9 @@ type settings struct {
 	insecure  []string
 	lease     time.Duration
 	maxAge    time.Duration
+	maxBake   time.Duration
+	maxShard  time.Duration
+	maxBakes  int
 	s3Faults  string
 	clock     time.Duration // added to what this machine's clock says
 	pprof     string
@@ -100,6 +103,9 @@ func (s *settings) coordinates(cmd *cobra.Command) {
 	s.reaches(cmd)
 	flags.DurationVar(&s.lease, "lease", 15*time.Second, "time without a sign of life after which a worker's shard goes to another")
 	flags.DurationVar(&s.maxAge, "max-age", 5*time.Minute, "how old an observation of a Debian mirror may be when a bake uses it")
+	flags.DurationVar(&s.maxBake, "max-bake", 2*time.Hour, "how long a bake may take, also one that waits for a worker")
+	flags.DurationVar(&s.maxShard, "max-shard", time.Hour, "how long one attempt at a shard may take")
+	flags.IntVar(&s.maxBakes, "max-bakes", 20_000, "bakes that may be under way; more are refused")
 	flags.DurationVar(&s.gcEvery, "gc-every", 6*time.Hour, "time between two garbage collections; negative: only when asked for")
 	flags.DurationVar(&s.ages.Cache, "keep-cache", 14*24*time.Hour, "how long the outputs of shards are kept that no image has anything of")
 	flags.DurationVar(&s.ages.Bake, "keep-bakes", 30*24*time.Hour, "how long finished bakes are kept whose version is gone, or that made none")
@@ -127,7 +133,7 @@ func (s *settings) works(cmd *cobra.Command) {
 	flags.DurationVar(&s.patience, "s3-patience", 2*time.Minute, "how long a shard waits for S3 while it is away, before another attempt is made")
 	flags.IntVar(&s.slots, "slots", 0, "shards that a worker runs at a time (default: four times the processors)")
 	flags.Int64Var(&s.cache, "cache-bytes", 0, "budget of the workers' cache on disk, in bytes (default 2 GiB)")
-	flags.StringSliceVar(&s.labels, "label", nil, "what the workers of this process have, for people: key=value")
+	flags.StringSliceVar(&s.labels, "label", nil, "what the workers of this process have, for bakes that require it: gpu, region=eu")
 	flags.DurationVar(&s.drain, "drain-timeout", drain, "how long the shards that run when the worker is stopped may go on; the rest is handed back")
 }
 

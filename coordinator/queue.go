@@ -1,0 +1,271 @@
+package coordinator
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"bakefarm/farm"
+)
+
+// A queue is what waits and what runs, in the order in which it is to be given out. It is an index over the mirror of the
+// shards, which keeps it up to date: a claim looks at the few teams that wait in its class, however many shards do.
+//
+//	class ─▶ turn (team, background or not) ─▶ shards that wait, those of the oldest bake first
+//
+// A shard that several bakes want stands in the turns of all their teams.
+type queue struct {
+	bake func(id string) (name string, background, known bool)
+
+	mu       sync.Mutex
+	classes  map[string]map[turn][]place
+	waiting  map[string]*waiter
+	running  map[string]runner // by shard
+	busy     map[string]int    // shards of a team that run
+	early    map[string]map[string]bool
+	granting map[string]int // shards that claims have chosen and not been granted yet
+}
+
+// A turn is whose shards are given out one after the other.
+type turn struct {
+	team       string
+	background bool
+}
+
+// A place is a shard in a turn.
+type place struct {
+	bake string // the oldest bake of the turn that wants it: a ULID, so that it sorts by age
+	id   string
+}
+
+func (p place) compare(q place) int {
+	return cmp.Or(cmp.Compare(p.bake, q.bake), cmp.Compare(p.id, q.id))
+}
+
+// A waiter is a shard that is queued.
+type waiter struct {
+	class    string
+	requires []string
+	bakes    []string
+	after    time.Time // its back-off: nobody gets it before
+	places   map[turn]place
+}
+
+// A runner is a shard that is claimed.
+type runner struct {
+	worker string
+	token  string
+	bakes  []string
+	teams  []string
+	since  time.Time // when this process saw the claim: monotonic
+}
+
+func newQueue(bake func(string) (string, bool, bool)) *queue {
+	return &queue{
+		bake: bake, classes: map[string]map[turn][]place{}, waiting: map[string]*waiter{}, running: map[string]runner{},
+		busy: map[string]int{}, early: map[string]map[string]bool{}, granting: map[string]int{},
+	}
+}
+
+// changed takes in a shard as it now is; nil: it is over.
+func (q *queue) changed(id string, s *farm.Shard) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.take(id, s)
+}
+
+func (q *queue) take(id string, s *farm.Shard) {
+	was, ran := q.running[id]
+	q.drop(id)
+	if s == nil {
+		return
+	}
+	switch s.State {
+	case farm.ShardQueued:
+		q.wait(id, s)
+	case farm.ShardClaimed:
+		r := runner{worker: s.Worker, token: s.Token, bakes: s.Bakes, since: time.Now()}
+		if ran && was.token == s.Token {
+			r.since = was.since
+		}
+		for _, bake := range s.Bakes {
+			name, _, known := q.bake(bake)
+			if !known {
+				q.expect(bake, id)
+			}
+			r.teams = append(r.teams, teamOf(name))
+		}
+		for _, team := range r.teams {
+			q.busy[team]++
+		}
+		q.running[id] = r
+	}
+}
+
+// wait puts a queued shard into the turns of those who want it.
+func (q *queue) wait(id string, s *farm.Shard) {
+	w := &waiter{class: s.Class, requires: s.Requires, bakes: s.Bakes, places: map[turn]place{}}
+	for _, bake := range s.Bakes {
+		name, background, known := q.bake(bake)
+		if !known {
+			q.expect(bake, id)
+		}
+		t := turn{teamOf(name), background}
+		if p, has := w.places[t]; !has || bake < p.bake {
+			w.places[t] = place{bake, id}
+		}
+	}
+	turns := q.classes[s.Class]
+	if turns == nil {
+		turns = map[turn][]place{}
+		q.classes[s.Class] = turns
+	}
+	for t, p := range w.places {
+		line := turns[t]
+		i, _ := slices.BinarySearchFunc(line, p, place.compare)
+		turns[t] = slices.Insert(line, i, p)
+	}
+	q.waiting[id] = w
+}
+
+// drop takes a shard out of everything.
+func (q *queue) drop(id string) {
+	if w := q.waiting[id]; w != nil {
+		turns := q.classes[w.class]
+		for t, p := range w.places {
+			line := turns[t]
+			if i, found := slices.BinarySearchFunc(line, p, place.compare); found {
+				line = slices.Delete(line, i, i+1)
+			}
+			if turns[t] = line; len(line) == 0 {
+				delete(turns, t)
+			}
+		}
+		delete(q.waiting, id)
+	}
+	if r, runs := q.running[id]; runs {
+		for _, team := range r.teams {
+			if q.busy[team]--; q.busy[team] == 0 {
+				delete(q.busy, team)
+			}
+		}
+		delete(q.running, id)
+	}
+}
+
+// expect has a shard taken in again when a bake is known that wants it: the records of both come in by themselves.
+func (q *queue) expect(bake, shard string) {
+	if q.early[bake] == nil {
+		q.early[bake] = map[string]bool{}
+	}
+	q.early[bake][shard] = true
+}
+
+// bakeKnown says that a bake is known now. shard looks up those that came before it.
+func (q *queue) bakeKnown(bake string, shard func(string) (farm.Shard, bool)) {
+	q.mu.Lock()
+	ids := q.early[bake]
+	delete(q.early, bake)
+	q.mu.Unlock()
+	for id := range ids {
+		s, known := shard(id)
+		q.mu.Lock()
+		// What has changed since it was looked up has been taken in as it now is.
+		w, r := q.waiting[id], q.running[id]
+		if known && (w != nil && s.State == farm.ShardQueued && slices.Equal(w.bakes, s.Bakes) || r.token != "" && r.token == s.Token && slices.Equal(r.bakes, s.Bakes)) {
+			q.take(id, &s)
+		}
+		q.mu.Unlock()
+	}
+}
+
+// holdUntil keeps a shard back for its back-off.
+func (q *queue) holdUntil(id string, at time.Time) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if w := q.waiting[id]; w != nil {
+		w.after = at
+	}
+}
+
+// since is when an attempt began, as far as this process saw it.
+func (q *queue) since(id string) time.Time {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.running[id].since
+}
+
+// A candidate is the first shard of a turn that a worker may have.
+type candidate struct {
+	turn
+	place
+	busy int // shards of the team that run now
+}
+
+// before orders candidates by who is to run first:
+//
+//	a bake that somebody waits for  >  one in the background
+//	a team that runs little         >  one that runs much       (so that a thousand bakes of one don't starve another's one)
+//	the older bake                  >  the younger
+func (a candidate) before(b candidate) int {
+	if a.background != b.background {
+		if b.background {
+			return -1
+		}
+		return 1
+	}
+	return cmp.Or(cmp.Compare(a.busy, b.busy), a.compare(b.place))
+}
+
+// choose returns the shard of a class that is to run next, out of those that are not refused: the one that was hinted at, or
+// a more urgent one. Hints are alike; each says no more than that there is work in its class. Empty: there is none for a
+// worker with these labels; left says that there is for others.
+//
+// What is chosen counts as granted until chosen ends it: workers ask at the same time, and would all get the same answer.
+func (q *queue) choose(class, hinted string, labels, refused []string) (id string, chosen func(), left bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	now := time.Now()
+	var best candidate
+	for t, line := range q.classes[class] {
+		a := candidate{turn: t, busy: q.busy[t.team]}
+		for _, p := range line {
+			w := q.waiting[p.id]
+			if w.after.After(now) || q.granting[p.id] > 0 || slices.Contains(refused, p.id) {
+				continue
+			}
+			if !farm.Meets(labels, w.requires) {
+				left = true
+				continue
+			}
+			a.place = p
+			break
+		}
+		if a.id != "" && (best.id == "" || a.before(best) < 0) {
+			best = a
+		}
+	}
+	id = best.id
+	if id == "" && q.waiting[hinted] == nil && q.granting[hinted] == 0 && !slices.Contains(refused, hinted) {
+		id = hinted // the mirror may not have it yet
+	}
+	if id == "" {
+		return "", nil, left
+	}
+	q.granting[id]++
+	return id, func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		if q.granting[id]--; q.granting[id] == 0 {
+			delete(q.granting, id)
+		}
+	}, left
+}
+
+// teamOf is the team that an image's name belongs to: its first component.
+func teamOf(name string) string {
+	team, _, _ := strings.Cut(name, "/")
+	return team
+}
