@@ -54,6 +54,11 @@ func newBake(cli *cli) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			for _, l := range requires {
+				if err := farm.CheckLabel(l); err != nil {
+					return usagef("--requires: %w", err)
+				}
+			}
 			request := api.BakeRequest{Rebake: rebake, Background: background, Requires: requires, Lock: lock}
 			if timeout != 0 {
 				request.Timeout = timeout.String()
