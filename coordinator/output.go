@@ -105,6 +105,18 @@ func readOutput(kind farm.Kind, raw json.RawMessage) (output, error) {
 		}
 		out.pieces = append([]digest.Digest{o.Manifest}, o.Blobs...)
 		out.value, out.main = &o, o.Manifest
+	case farm.KindRoot:
+		var o plan.Root
+		if err = json.Unmarshal(raw, &o); err == nil {
+			err = positive("size of the state", o.State.Size)
+		}
+		out.pieces = append([]digest.Digest{o.State.Digest}, o.Blobs...)
+		for _, p := range []*plan.Piece{o.Image, o.Initrd} {
+			if p != nil {
+				out.pieces = append(out.pieces, p.Digest)
+			}
+		}
+		out.value, out.main = &o, o.State.Digest
 	case farm.KindRun, farm.KindBoot:
 		var o plan.TestOutput
 		if err = json.Unmarshal(raw, &o); err == nil && len(o.Passed) == 0 {

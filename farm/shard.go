@@ -27,7 +27,8 @@ const (
 	KindConfigure Kind = "configure"
 	KindImage     Kind = "image" // layers and configuration become an OCI image manifest
 	KindIndex     Kind = "index" // the images of several platforms become one OCI image index
-	KindDisk      Kind = "disk"  // layers and configuration become a disk that a machine starts from
+	KindRoot      Kind = "root"  // the layers of an OS become a disk without an app, to go on from
+	KindDisk      Kind = "disk"  // that, an app's layer and configuration become a disk that a machine starts from
 	// KindRun and KindBoot test what was made, before it is published: an OCI image as a container, a disk as a virtual
 	// machine. Their classes are the image's architectures too.
 	KindRun  Kind = "run"
@@ -35,7 +36,7 @@ const (
 )
 
 // Kinds lists every kind of this release, in the order in which a bake meets them.
-var Kinds = []Kind{KindObserve, KindInspect, KindImport, KindSolve, KindConvert, KindTrim, KindCut, KindAssemble, KindConfigure, KindImage, KindIndex, KindDisk,
+var Kinds = []Kind{KindObserve, KindInspect, KindImport, KindSolve, KindConvert, KindTrim, KindCut, KindAssemble, KindConfigure, KindImage, KindIndex, KindRoot, KindDisk,
 	KindRun, KindBoot}
 
 // ShardState is where a shard stands.

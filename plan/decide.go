@@ -55,6 +55,7 @@ var done = map[farm.Kind]string{
 	farm.KindConfigure: "configured",
 	farm.KindImage:     "made the image",
 	farm.KindIndex:     "made the index over",
+	farm.KindRoot:      "made the system of the disk for",
 	farm.KindDisk:      "made the disk for",
 	farm.KindRun:       "tested the container for",
 	farm.KindBoot:      "tested the disk for",
@@ -71,7 +72,8 @@ var with = map[farm.Kind]string{
 	farm.KindConfigure: " of these layers",
 	farm.KindImage:     " of these layers and this configuration",
 	farm.KindIndex:     " of these images",
-	farm.KindDisk:      " of these layers and this configuration",
+	farm.KindRoot:      " of these layers",
+	farm.KindDisk:      " of this system, app and configuration",
 	farm.KindRun:       " with these tests",
 	farm.KindBoot:      " with these tests",
 }

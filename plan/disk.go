@@ -73,11 +73,15 @@ func (b *builder) disk(lock *recipe.Lock, d *recipe.DiskOutput, trees []*recipe.
 	for _, p := range lock.PackagesOf(system) {
 		spec.Packages = append(spec.Packages, p.Name)
 	}
+	parts := []digest.Digest{b.add(RootOf(RootSpec{Disk: *d, Seed: spec.Seed, Base: base != ""}, layers))}
+	if base != "" {
+		parts = slices.Insert(parts, 0, base)
+	}
 	if app, err := b.app(lock, trees, d.Platform, base); err != nil {
 		return err
 	} else if app != "" {
-		layers = append(layers, app)
+		parts = append(parts, app)
 	}
-	b.images = append(b.images, Output{Kind: farm.ImageDisk, Platform: d.Platform, Shard: b.add(Disk(spec, layers))})
+	b.images = append(b.images, Output{Kind: farm.ImageDisk, Platform: d.Platform, Shard: b.add(Disk(spec, parts))})
 	return nil
 }

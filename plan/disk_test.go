@@ -52,6 +52,7 @@ func TestDiskSharesLayers(t *testing.T) {
 	kernel := recipe.LockedPackage{Name: "linux-image-cloud-amd64", Version: "6.1", Arch: "amd64", SHA256: sha("kernel")}
 	image := inBase(packages, "libc6")
 	machine := slices.Insert(slices.Clone(image), 1, kernel)
+	var root Shard // of the last plan's disk
 	plan := func(ctx *recipe.Context, text string) (disk, oci Shard) {
 		p := bakeDisk(t, text, ctx, map[string][]recipe.LockedPackage{"linux/amd64": image, "linux/amd64+disk": machine})
 		byKey := make(map[digest.Digest]Shard)
@@ -61,15 +62,21 @@ func TestDiskSharesLayers(t *testing.T) {
 		if len(p.Images) != 2 || p.Images[0].Kind != farm.ImageOCI || p.Images[1].Kind != farm.ImageDisk || p.Images[1].Platform != "linux/amd64" {
 			t.Fatalf("images %+v", p.Images)
 		}
-		return byKey[p.Images[1].Shard], byKey[p.Images[0].Shard]
+		disk = byKey[p.Images[1].Shard]
+		root = byKey[disk.Deps[0]]
+		return disk, byKey[p.Images[0].Shard]
 	}
 	disk, oci := plan(context(), withDisk)
-	if n := len(disk.Deps); n != 3 || disk.Deps[0] != oci.Deps[0] || disk.Deps[1] == oci.Deps[1] || disk.Deps[2] != oci.Deps[2] {
-		t.Errorf("the disk has %q\nthe image has %q: want the variant's and the app's in common", disk.Deps, oci.Deps)
+	if len(root.Deps) != 2 || len(disk.Deps) != 2 || root.Kind != farm.KindRoot || root.Deps[0] != oci.Deps[0] || root.Deps[1] == oci.Deps[1] || disk.Deps[1] != oci.Deps[2] {
+		t.Errorf("the disk has %q over %q\nthe image has %q: want the variant's and the app's in common", disk.Deps, root.Deps, oci.Deps)
 	}
+	system := root.Key
 	ctx := context()
 	ctx.Files[1].Chunks[0] = sha("another app")
 	changed, _ := plan(ctx, withDisk)
+	if root.Key != system {
+		t.Error("another app wants another system")
+	}
 	if changed.Key == disk.Key || changed.Spec.(DiskSpec).Seed != disk.Spec.(DiskSpec).Seed {
 		t.Error("another app wants another disk with the same identifiers")
 	}
@@ -77,7 +84,7 @@ func TestDiskSharesLayers(t *testing.T) {
 	if larger.Key == disk.Key {
 		t.Error("a larger disk has the same key")
 	}
-	if got := disk.Reason(farm.SourceMiss); got != "no farm member has made the disk for linux/amd64 of these layers and this configuration with format 2" {
+	if got := disk.Reason(farm.SourceMiss); got != "no farm member has made the disk for linux/amd64 of this system, app and configuration with format 3" {
 		t.Errorf("%q", got)
 	}
 	alone := bakeDisk(t, strings.Replace(withDisk, "{oci: {}}, ", "", 1), context(), map[string][]recipe.LockedPackage{"linux/amd64+disk": machine})

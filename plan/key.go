@@ -203,14 +203,25 @@ func ImageIndex(spec ImageIndexSpec, images []digest.Digest) Shard {
 	return s
 }
 
-// Disk is the shard of a disk; layers are the keys of its assemble shards, from the bottom.
-func Disk(spec DiskSpec, layers []digest.Digest) Shard {
+// RootOf is the shard of a disk's system; layers are the keys of the shards of its OS, from the bottom.
+func RootOf(spec RootSpec, layers []digest.Digest) Shard {
 	type inputs struct {
-		DiskSpec
+		RootSpec
 		Layers []digest.Digest `json:"layers"`
 	}
-	s := newShard(farm.KindDisk, spec.Disk.Platform, spec, inputs{spec, layers})
+	s := newShard(farm.KindRoot, spec.Disk.Platform, spec, inputs{spec, layers})
 	s.Deps = layers
+	return s
+}
+
+// Disk is the shard of a disk; parts are the keys of the shards of its base, if it has one, its system, and its app.
+func Disk(spec DiskSpec, parts []digest.Digest) Shard {
+	type inputs struct {
+		DiskSpec
+		Parts []digest.Digest `json:"parts"`
+	}
+	s := newShard(farm.KindDisk, spec.Disk.Platform, spec, inputs{spec, parts})
+	s.Deps = parts
 	return s
 }
 

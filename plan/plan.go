@@ -136,7 +136,7 @@ func Lock(r *recipe.Recipe, base *recipe.LockedBase, packages map[string][]recip
 		kinds = append(kinds, farm.KindImage)
 	}
 	if len(r.Systems()) > len(r.Platforms()) {
-		kinds = append(kinds, farm.KindDisk)
+		kinds = append(kinds, farm.KindRoot, farm.KindDisk)
 	}
 	if l.OS.Base = base; base != nil {
 		kinds = append(kinds, farm.KindImport)

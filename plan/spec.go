@@ -21,7 +21,8 @@ var Formats = map[farm.Kind]int{
 	farm.KindConfigure: 2,
 	farm.KindImage:     1,
 	farm.KindIndex:     1,
-	farm.KindDisk:      2,
+	farm.KindRoot:      1,
+	farm.KindDisk:      3,
 	farm.KindRun:       1,
 	farm.KindBoot:      1,
 }
@@ -258,7 +259,28 @@ type ImageOutput struct {
 	Blobs     []digest.Digest `json:"blobs"` // what it refers to: config and layers, or manifests
 }
 
-// DiskSpec asks for a disk of the Layers that its dependencies make.
+// RootSpec asks for a disk with an OS and without an app: what all disks of that OS have in common. The outputs of the
+// shard's dependencies (Layers, the lowest first) are the OS.
+type RootSpec struct {
+	Disk recipe.DiskOutput `json:"disk"`
+	Seed digest.Digest     `json:"seed"` // as in DiskSpec
+	// Base: the first dependency makes the Base below the layers.
+	Base bool `json:"base,omitempty"`
+}
+
+// Root is the output of root.
+type Root struct {
+	State   Piece           `json:"state"` // what a disk goes on from
+	Blobs   []digest.Digest `json:"blobs"` // what is written of the disk
+	Kernel  string          `json:"kernel"`
+	Cmdline string          `json:"cmdline"`
+	// With boot: direct, what starts it.
+	Image  *Piece `json:"image,omitempty"`
+	Initrd *Piece `json:"initrd,omitempty"`
+}
+
+// DiskSpec asks for a disk of an OS, the Root that its dependency makes, and of the Layer of an app, if another one makes
+// that.
 type DiskSpec struct {
 	Disk   recipe.DiskOutput `json:"disk"`
 	Config recipe.Config     `json:"config"`

@@ -5,6 +5,8 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
+	"encoding"
+	"errors"
 	"fmt"
 	"hash"
 	"hash/crc32"
@@ -38,6 +40,8 @@ type Layer struct {
 	Digest digest.Digest
 	Size   int64
 	Parts  []Part
+
+	start int64 // on the disk
 }
 
 // Part is a run of a layer: a piece, or a hole of zeros when it has no digest.
@@ -64,6 +68,15 @@ type Chunks struct {
 	current int64            // layer that is being hashed; -1: none
 	end     int64            // of what has been hashed of it
 	count   int              // chunks in it
+	paused  *paused
+}
+
+// paused is a layer that is hashed as far as it has been written, while others are.
+type paused struct {
+	Layer int64  `json:"layer"`
+	End   int64  `json:"end"`
+	Count int    `json:"count"`
+	State []byte `json:"state"` // of the hash
 }
 
 type chunk struct {
@@ -181,6 +194,11 @@ func (c *Chunks) hash(off int64, data []byte) {
 	layer := off / c.layer
 	if layer != c.current || off < c.end {
 		c.endLayer()
+		if p := c.paused; p != nil && p.Layer == layer && off >= p.End {
+			c.resume()
+			c.hash(off, data)
+			return
+		}
 		if _, seen := c.hashed[layer]; seen {
 			delete(c.hashed, layer) // out of order: read again in the end
 			c.hashed[layer] = hashed{}
@@ -194,6 +212,25 @@ func (c *Chunks) hash(off int64, data []byte) {
 	c.hashing.data(data)
 	c.end = off + int64(len(data))
 	c.count++
+}
+
+// pause keeps the hash of the layer that is being written, to go on with when other layers have been.
+func (c *Chunks) pause() error {
+	if err := c.flush(); err != nil || c.current < 0 {
+		return err
+	}
+	state, err := c.hashing.state()
+	c.paused = &paused{c.current, c.end, c.count, state}
+	c.current = -1
+	return err
+}
+
+// resume goes on with the layer that was paused.
+func (c *Chunks) resume() {
+	p := c.paused
+	c.paused = nil
+	c.current, c.end, c.count = p.Layer, p.End, p.Count
+	c.hashing.restore(p.State)
 }
 
 func (c *Chunks) endLayer() {
@@ -212,6 +249,13 @@ func (c *Chunks) Layers(ctx context.Context, get func(ctx context.Context, p Par
 		return nil, err
 	}
 	c.endLayer()
+	if c.paused != nil {
+		c.resume()
+		c.endLayer()
+	}
+	if c.hashing.err != nil {
+		return nil, fmt.Errorf("disk: hash: %w", c.hashing.err)
+	}
 	slices.SortFunc(c.chunks, func(a, b chunk) int { return cmp.Compare(a.offset, b.offset) })
 	layers := make([]Layer, (c.size+c.layer-1)/c.layer)
 	rest := c.chunks
@@ -245,14 +289,14 @@ func (c *Chunks) Layers(ctx context.Context, get func(ctx context.Context, p Par
 		case h.chunks == count:
 			l.Digest = h.digest
 		default:
-			g.Go(func() error { return l.hash(ctx, get) })
+			g.Go(func() error { return l.Hash(ctx, get) })
 		}
 	}
 	return layers, g.Wait()
 }
 
-// hash reads a layer's pieces.
-func (l *Layer) hash(ctx context.Context, get func(ctx context.Context, p Part) ([]byte, error)) error {
+// Hash gives a layer its digest, of its pieces as get reads them.
+func (l *Layer) Hash(ctx context.Context, get func(ctx context.Context, p Part) ([]byte, error)) error {
 	h := sha256.New()
 	for _, p := range l.Parts {
 		if p.Digest == "" {
@@ -293,6 +337,7 @@ func roundUp(n, to int64) int64 { return (n + to - 1) / to * to }
 type hashing struct {
 	work chan func(h hash.Hash)
 	done chan struct{}
+	err  error // of restore; the goroutine's until it has answered
 }
 
 func newHashing() *hashing {
@@ -313,6 +358,27 @@ func (w *hashing) close() {
 }
 
 func (w *hashing) begin() { w.work <- func(h hash.Hash) { h.Reset() } }
+
+// state returns what Reset, the zeros and data since then come to.
+func (w *hashing) state() (state []byte, err error) {
+	done := make(chan struct{})
+	w.work <- func(h hash.Hash) {
+		state, err = h.(encoding.BinaryMarshaler).MarshalBinary()
+		close(done)
+	}
+	<-done
+	return state, err
+}
+
+// restore goes on from a state.
+func (w *hashing) restore(state []byte) {
+	done := make(chan struct{})
+	w.work <- func(h hash.Hash) {
+		w.err = errors.Join(w.err, h.(encoding.BinaryUnmarshaler).UnmarshalBinary(state))
+		close(done)
+	}
+	<-done
+}
 
 func (w *hashing) zeros(n int64) {
 	if n > 0 {

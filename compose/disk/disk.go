@@ -78,7 +78,8 @@ type Builder struct {
 	Options
 	chunks *Chunks
 	root   *ext4.Writer
-	boot   *bootFiles
+	boot   *bootFiles // nil: the system is complete
+	tail   []byte     // the backup table, when it comes last; nil: it is written
 }
 
 // New begins a disk whose chunks go to chunks.
@@ -88,11 +89,15 @@ func New(o Options, chunks *Chunks) (*Builder, error) {
 	}
 	b := &Builder{Options: o, chunks: chunks, boot: newBootFiles(arches[o.Arch].stub)}
 	var err error
-	b.root, err = ext4.New(offset{chunks, rootStart}, ext4.Options{
-		Size: o.Size - rootStart - rootEnd, UUID: o.identifier("filesystem"), Label: "root", Time: o.Time,
-		Watch: b.boot.watch,
-	})
+	options := b.filesystem()
+	options.Watch = b.boot.watch
+	b.root, err = ext4.New(offset{chunks, rootStart}, options)
 	return b, err
+}
+
+// filesystem are the root's options.
+func (b *Builder) filesystem() ext4.Options {
+	return ext4.Options{Size: b.Size - rootStart - rootEnd, UUID: b.identifier("filesystem"), Label: "root", Time: b.Time}
 }
 
 // offset is a part of the disk.
@@ -105,7 +110,7 @@ func (o offset) WriteAt(p []byte, off int64) (int, error) { return o.out.WriteAt
 
 // Layer adds a layer's tar, from the bottom up.
 func (b *Builder) Layer(layer io.Reader) error {
-	if err := b.root.Layer(layer); err != nil {
+	if err := b.root.Layer(layer); err != nil || b.boot == nil {
 		return err
 	}
 	return b.boot.err
@@ -119,45 +124,20 @@ type Kernel struct {
 	Cmdline string
 }
 
-// Finish writes everything else, and returns what starts the disk. An *ext4.NoRoom in the error says that the layers
-// don't fit, a *BootError what the OS has not.
-func (b *Builder) Finish() (*Kernel, error) {
+// Finish writes everything else. An *ext4.NoRoom in the error says that the layers don't fit.
+func (b *Builder) Finish() error {
 	if err := b.root.Finish(); err != nil {
 		var room *ext4.NoRoom
 		if errors.As(err, &room) {
-			return nil, fmt.Errorf("%w: give the disk a size of at least %d MiB", err, roundUp(room.Need+rootStart+rootEnd, 64*mebi)/mebi)
+			return fmt.Errorf("%w: give the disk a size of at least %d MiB", err, roundUp(room.Need+rootStart+rootEnd, 64*mebi)/mebi)
 		}
-		return nil, err
+		return err
 	}
-	kernel, err := b.boot.kernel(b.Options)
-	if err != nil {
-		return nil, err
+	if b.tail == nil {
+		return nil
 	}
-	table := gpt.Table{GUID: b.identifier("disk")}
-	if b.Boot == BootUEFI {
-		program, err := b.boot.program(kernel)
-		if err != nil {
-			return nil, err
-		}
-		if err := b.systemPartition(program); err != nil {
-			return nil, err
-		}
-		table.Partitions = append(table.Partitions, gpt.Partition{
-			Type: gpt.TypeESP, GUID: b.identifier("esp"), Name: "esp", Start: espStart, Size: rootStart - espStart,
-		})
-	}
-	table.Partitions = append(table.Partitions, gpt.Partition{
-		Type: arches[b.Arch].rootType, GUID: b.identifier("root"), Name: "root", Start: rootStart, Size: b.Size - rootStart - rootEnd,
-	})
-	head, tail, err := table.Encode(b.Size)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := b.chunks.WriteAt(head, 0); err != nil {
-		return nil, err
-	}
-	_, err = b.chunks.WriteAt(tail, b.Size-gpt.TailSize)
-	return kernel, err
+	_, err := b.chunks.WriteAt(b.tail, b.Size-gpt.TailSize)
+	return err
 }
 
 // systemPartition writes the ESP with one program.

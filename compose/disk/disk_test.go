@@ -206,17 +206,36 @@ func build(t *testing.T, o Options, m memory, layers ...[]byte) ([]Layer, *Kerne
 	if err != nil {
 		return nil, nil, err
 	}
-	for _, l := range layers {
+	var p *Prefix
+	for i, l := range layers {
 		if err := b.Layer(bytes.NewReader(l)); err != nil {
 			return nil, nil, err
 		}
+		if i > 0 {
+			continue
+		}
+		if p, err = b.Prefix(); err != nil {
+			return nil, nil, err
+		}
+		for i := range p.Layers {
+			if l := &p.Layers[i]; l.Digest == "" {
+				if err := l.Hash(t.Context(), m.get); err != nil {
+					return nil, nil, err
+				}
+			}
+		}
+		m.raw(t, p.Layers)
+		c = NewChunks(o.Size, m.put)
+		defer c.Close()
+		if b, err = Resume(o, c, p.State); err != nil {
+			return nil, nil, err
+		}
 	}
-	k, err := b.Finish()
-	if err != nil {
+	if err := b.Finish(); err != nil {
 		return nil, nil, err
 	}
 	made, err := b.Layers(t.Context(), m.get)
-	return made, k, err
+	return made, p.Kernel, err
 }
 
 func TestDisk(t *testing.T) {
@@ -259,7 +278,42 @@ func TestDisk(t *testing.T) {
 	}
 }
 
-const golden = "32cb9a6adc6876ef4999d7032e226a9016d01473ae84da37fb4e098063b8a52a"
+const golden = "13dcdf99b30bb4a654ea2b0cfcd6a772b77a9e37afb8ed8a35b5422038a685c2"
+
+// A disk whose layers are so large that the system partition shares one with the root.
+func TestLargeLayers(t *testing.T) {
+	if testing.Short() {
+		t.Skip("hashes a gigabyte of zeros and more")
+	}
+	o := options
+	o.Size = 1<<40 + 64*mebi
+	m := memory{}
+	c := NewChunks(o.Size, m.put)
+	defer c.Close()
+	b, err := New(o, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Layer(bytes.NewReader(layer(t, bootable()))); err != nil {
+		t.Fatal(err)
+	}
+	p, err := b.Prefix()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.Layers) < 2 || p.Layers[0].Size > 128*mebi {
+		t.Errorf("%d layers", len(p.Layers))
+	}
+	other := NewChunks(o.Size, m.put)
+	defer other.Close()
+	if _, err := Resume(o, other, p.State); err != nil {
+		t.Error(err)
+	}
+	o.Size += mebi
+	if _, err := Resume(o, other, p.State); err == nil {
+		t.Error("the state of another disk was taken")
+	}
+}
 
 // Another app costs its own bytes and the counts.
 func TestAnotherApp(t *testing.T) {

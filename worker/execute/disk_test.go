@@ -72,14 +72,32 @@ func (b *bench) bootable() plan.Layer {
 		"usr/lib/modules/6.1/modules.builtin", "kernel/fs/ext4/ext4.ko\nkernel/drivers/block/virtio_blk.ko\n", "sbin/init", "init")
 }
 
+// makeDisk makes a disk of an OS and apps.
+func (b *bench) makeDisk(spec plan.DiskSpec, out *plan.ImageOutput, os plan.Layer, apps ...plan.Layer) error {
+	b.t.Helper()
+	var root plan.Root
+	if err := b.run(farm.KindRoot, plan.RootSpec{Disk: spec.Disk, Seed: spec.Seed}, &root, os); err != nil {
+		return err
+	}
+	parts := []any{root}
+	for _, a := range apps {
+		parts = append(parts, a)
+	}
+	return b.run(farm.KindDisk, spec, out, parts...)
+}
+
 func TestDisk(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, newStore(t))
 	os := b.bootable()
 	var one, two plan.ImageOutput
-	b.must(farm.KindDisk, diskSpec, &one, os, b.storeLayer("opt/app", "one"))
+	if err := b.makeDisk(diskSpec, &one, os, b.storeLayer("opt/app", "one")); err != nil {
+		t.Fatal(err)
+	}
 	other := newBench(t, newStore(t))
-	other.must(farm.KindDisk, diskSpec, &two, other.bootable(), other.storeLayer("opt/app", "one"))
+	if err := other.makeDisk(diskSpec, &two, other.bootable(), other.storeLayer("opt/app", "one")); err != nil {
+		t.Fatal(err)
+	}
 	if one.Manifest != two.Manifest {
 		t.Errorf("the same layers make %s and %s", one.Manifest, two.Manifest)
 	}
@@ -114,7 +132,9 @@ func TestDisk(t *testing.T) {
 		t.Error("the entrypoint is no service")
 	}
 	// Another app is another disk with the same identifiers.
-	b.must(farm.KindDisk, diskSpec, &two, os, b.storeLayer("opt/app", "two"))
+	if err := b.makeDisk(diskSpec, &two, os, b.storeLayer("opt/app", "two")); err != nil {
+		t.Fatal(err)
+	}
 	if one.Manifest == two.Manifest {
 		t.Error("another app makes the same disk")
 	}
@@ -124,15 +144,15 @@ func TestDiskTrouble(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, newStore(t))
 	var out plan.ImageOutput
-	if err := b.run(farm.KindDisk, diskSpec, &out, b.storeLayer("sbin/init", "init")); err == nil || !strings.Contains(err.Error(), "add linux-image-cloud-amd64") {
+	if err := b.makeDisk(diskSpec, &out, b.storeLayer("sbin/init", "init")); err == nil || !strings.Contains(err.Error(), "add linux-image-cloud-amd64") {
 		t.Errorf("no kernel: %v", err)
 	}
 	large := b.storeLayer("large", strings.Repeat("large", 50<<20))
-	if err := b.run(farm.KindDisk, diskSpec, &out, b.bootable(), large); err == nil || !strings.Contains(err.Error(), "give the disk a size of at least") {
+	if err := b.makeDisk(diskSpec, &out, b.bootable(), large); err == nil || !strings.Contains(err.Error(), "give the disk a size of at least") {
 		t.Errorf("no room: %v", err)
 	}
 	gone := plan.Layer{Digest: digest.FromString("gone"), Size: 1}
-	if err := b.run(farm.KindDisk, diskSpec, &out, gone); err == nil {
+	if err := b.makeDisk(diskSpec, &out, gone); err == nil {
 		t.Error("a layer that is not there was taken")
 	}
 	broken := b.storeLayer("x", "y")
@@ -148,7 +168,7 @@ func TestDiskTrouble(t *testing.T) {
 	if err := writer.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.run(farm.KindDisk, diskSpec, &out, broken); err == nil || !strings.Contains(err.Error(), "piece") {
+	if err := b.makeDisk(diskSpec, &out, broken); err == nil || !strings.Contains(err.Error(), "piece") {
 		t.Errorf("a broken piece: %v", err)
 	}
 }

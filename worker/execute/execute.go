@@ -11,7 +11,8 @@
 //	configure layers ─▶ maintainer scripts in a sandbox ─▶ a layer of what they changed
 //	image     layers ─▶ configuration, manifest
 //	index     images of several platforms ─▶ index
-//	disk      layers ─▶ a disk in chunks ─▶ layers, manifest
+//	root      layers of an OS ─▶ a disk in chunks, without an app, and what to go on from
+//	disk      that, and the app's layer ─▶ a disk in chunks ─▶ layers, manifest
 //	run       image ─▶ a container in a sandbox ─▶ whether it passes the recipe's tests
 //	boot      disk ─▶ a virtual machine ─▶ the same
 //
@@ -80,6 +81,7 @@ var executors = map[farm.Kind]func(context.Context, *job, json.RawMessage) (any,
 	farm.KindConfigure: with(configure),
 	farm.KindImage:     with(image),
 	farm.KindIndex:     with(index),
+	farm.KindRoot:      with(makeRoot),
 	farm.KindDisk:      with(makeDisk),
 	farm.KindRun:       with(runImage),
 	farm.KindBoot:      with(boot),

@@ -27,8 +27,7 @@ var fileTypes = map[uint16]byte{
 	typeFile: 1, typeDir: 2, typeChar: 3, typeBlock: 4, typeFIFO: 5, typeSymlink: 7,
 }
 
-// encodeDir calls emit for each block of a directory, in order. There are n.dir.blocks of them: a directory that had
-// more names once keeps its blocks, as on a disk in use.
+// encodeDir calls emit for each block of a directory, in order. There are n.dir.blocks of them.
 func (w *Writer) encodeDir(n *node, emit func(index int64, data []byte) error) error {
 	le := binary.LittleEndian
 	var buf [BlockSize]byte

@@ -2,7 +2,7 @@
 // and with equal bytes for equal input. It is pure.
 //
 //	New ─▶ Layer(tar) … Layer(tar) ─▶ Finish
-//	        │ data, as it comes         │ directories, inode tables, bitmaps, descriptors, superblocks, journal
+//	        │ data, directories         │ inode tables, bitmaps, descriptors, superblocks, journal
 //	        ▼                           ▼
 //	       ───────────────── io.WriterAt ─────────────────
 //
@@ -10,7 +10,7 @@
 //
 // Data is appended in the order in which it comes, so that what a lower layer wrote stands in the same place whatever
 // comes over it; files of 64 KiB and more begin on a multiple of Grain, smaller ones are packed. Nothing else is between
-// them but the directories of a layer, which get their blocks when it ends. Metadata has regions of its own, at the
+// them but the directories of a layer: those whose names it changed are written anew when it ends. Metadata has regions of its own, at the
 // start of every 16 block groups (flex_bg), the superblock's copies at the start of some groups (sparse_super).
 //
 //	group 0                                                          group 1
@@ -22,6 +22,9 @@
 // What is not written is zero, and the filesystem relies on it: the target must read as zeros where nothing was written.
 // Every byte is written at most once, no Grain holds data and metadata, and as long as layers come everything is written
 // in ascending order.
+//
+// Between two layers a Writer's state can be kept (State), and be gone on from elsewhere (Resume): all that follows is the
+// same, byte by byte, as if the layers before had just been written.
 //
 // # What it is
 //

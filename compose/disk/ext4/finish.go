@@ -1,10 +1,9 @@
 package ext4
 
 import (
-	"cmp"
+	"bytes"
 	"encoding/binary"
 	"fmt"
-	"slices"
 )
 
 // Flags of a block group.
@@ -36,9 +35,6 @@ func (w *Writer) Finish() error {
 		}
 	}
 	if err := w.room(); err != nil {
-		return err
-	}
-	if err := w.writeDirs(); err != nil {
 		return err
 	}
 	m, err := w.summarise()
@@ -86,28 +82,15 @@ func (w *Writer) room() error {
 
 func roundUp(n, to int64) int64 { return (n + to - 1) / to * to }
 
-// writeDirs writes the directories' blocks in ascending order.
-func (w *Writer) writeDirs() error {
-	var dirs []*node
-	for _, n := range append([]*node{w.root}, w.nodes...) {
-		if n != nil && n.isDir() {
-			dirs = append(dirs, n)
+// writeDir writes a directory's blocks.
+func (w *Writer) writeDir(n *node) error {
+	extents := n.extents
+	return w.encodeDir(n, func(index int64, data []byte) error {
+		if index == extents[0].logical+extents[0].count {
+			extents = extents[1:]
 		}
-	}
-	slices.SortFunc(dirs, func(a, b *node) int { return cmp.Compare(a.extents[0].start, b.extents[0].start) })
-	for _, n := range dirs {
-		extents := n.extents
-		err := w.encodeDir(n, func(index int64, data []byte) error {
-			if index == extents[0].logical+extents[0].count {
-				extents = extents[1:]
-			}
-			return w.write(extents[0].start+index-extents[0].logical, data)
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+		return w.writeData(extents[0].start+index-extents[0].logical, data)
+	})
 }
 
 // summarise makes the bitmaps and the group descriptors.
@@ -150,7 +133,7 @@ func (w *Writer) summarise() (*metadata, error) {
 		if bitmap == nil {
 			flags |= groupBlockUninit
 		} else {
-			m.blocks[group] = slices.Clone(bitmap)
+			m.blocks[group] = bytes.Clone(bitmap)
 			put16(d[0x18:], d[0x38:], int64(crc(w.seed, bitmap)))
 		}
 		if inodes := m.inodes[group]; inodes == nil {

@@ -45,14 +45,14 @@ type node struct {
 
 func (n *node) isDir() bool { return n.mode&typeMask == typeDir }
 
-// directory is what a directory's node has more. Names keep the order in which they came, so that a new name changes
-// only the last block.
+// directory is what a directory's node has more. Names keep the order in which they came.
 type directory struct {
 	parent *node
 	layer  int // that had it last
 	names  []name
 	index  map[string]int // into names
 	blocks int64          // that have been given to it
+	dirty  bool           // its names have changed since they were written
 }
 
 type name struct {
@@ -62,7 +62,7 @@ type name struct {
 }
 
 func newDir(parent *node, layer int) *directory {
-	return &directory{parent: parent, layer: layer, index: make(map[string]int)}
+	return &directory{parent: parent, layer: layer, index: make(map[string]int), dirty: true}
 }
 
 func (d *directory) lookup(text string) *node {
@@ -75,11 +75,13 @@ func (d *directory) lookup(text string) *node {
 func (d *directory) add(text string, n *node, layer int) {
 	d.index[text] = len(d.names)
 	d.names = append(d.names, name{text, n, layer})
+	d.dirty = true
 }
 
 func (d *directory) drop(text string) {
 	d.names[d.index[text]].node = nil
 	delete(d.index, text)
+	d.dirty = true
 }
 
 // clean splits an entry's path into its components. Empty: the root.

@@ -364,17 +364,20 @@ func (w *Writer) content(n *node, size int64, content io.Reader) error {
 	return err
 }
 
-// checkpoint ends a layer: directories that have outgrown their blocks get others, in a region of their own.
+// checkpoint ends a layer: directories whose names it changed are written, in a region of their own. Where they stood
+// before is free: what lower layers wrote is never written again.
 func (w *Writer) checkpoint() error {
 	w.alloc.align()
-	for _, n := range append([]*node{w.root}, w.nodes...) {
-		if n == nil || !n.isDir() {
+	for i := -1; i < len(w.nodes); i++ {
+		n := w.root
+		if i >= 0 {
+			n = w.nodes[i]
+		}
+		if n == nil || !n.isDir() || !n.dir.dirty {
 			continue
 		}
+		n.dir.dirty = false
 		need := n.dir.dirBlocks()
-		if need <= n.dir.blocks {
-			continue
-		}
 		for _, e := range n.extents {
 			w.alloc.free(run{e.start, e.count})
 		}
@@ -387,6 +390,12 @@ func (w *Writer) checkpoint() error {
 		}
 		if len(n.extents) > rootExtents {
 			return fmt.Errorf("layer: a directory of %d names is larger than this filesystem's writer makes", len(n.dir.index))
+		}
+		if w.alloc.missing > 0 {
+			continue
+		}
+		if err := w.writeDir(n); err != nil {
+			return err
 		}
 	}
 	w.alloc.align()
