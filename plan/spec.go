@@ -18,7 +18,7 @@ var Formats = map[farm.Kind]int{
 	farm.KindTrim:      1,
 	farm.KindCut:       1,
 	farm.KindAssemble:  3,
-	farm.KindConfigure: 2,
+	farm.KindConfigure: 3,
 	farm.KindImage:     1,
 	farm.KindIndex:     1,
 	farm.KindRoot:      1,

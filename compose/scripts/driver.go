@@ -32,9 +32,9 @@ const (
 )
 
 // Environment is what the Driver wants in its environment beside what every sandbox gives: what debootstrap and its
-// kind set, and the time that tools which stamp what they make shall take for now.
+// kind set, and the time that tools which stamp what they make shall take for now: TeX only does when it is forced to.
 func Environment(epoch string) map[string]string {
-	return map[string]string{"DEBCONF_NONINTERACTIVE_SEEN": "true", "SOURCE_DATE_EPOCH": epoch}
+	return map[string]string{"DEBCONF_NONINTERACTIVE_SEEN": "true", "SOURCE_DATE_EPOCH": epoch, "FORCE_SOURCE_DATE": "1"}
 }
 
 // Configured says to the Driver what of the system is configured already, when it runs over one that other packages were

@@ -8,10 +8,7 @@ import (
 )
 
 // javaStore are the certificates that Java programs trust, which ca-certificates-java makes of Debian's.
-const (
-	javaStore    = "etc/ssl/certs/java/cacerts"
-	maxJavaStore = 16 << 20
-)
+const javaStore = "etc/ssl/certs/java/cacerts"
 
 // The format is Java's own, JKS: magic, version, count; for each certificate a tag, its alias, the time when it was
 // added (milliseconds), its type and its bytes; a SHA-1 hash of the password in UTF-16, a constant and all before it.

@@ -26,18 +26,40 @@ func Keep(e compose.Entry, content io.Reader, date int64) (compose.Entry, io.Rea
 	case emptied(e):
 		e.Size = 0
 		return e, bytes.NewReader(nil), true, nil
-	case e.Path == javaStore && e.Size <= maxJavaStore:
-		data, err := io.ReadAll(content)
-		if err == nil {
-			data = restamp(data, date)
+	case e.Size > maxRewritten:
+		return e, content, true, nil
+	}
+	for _, r := range rewriting {
+		if fits, _ := path.Match(r.pattern, e.Path); !fits { // the patterns are good
+			continue
 		}
+		data, err := io.ReadAll(content)
 		if err != nil {
 			return e, nil, false, fmt.Errorf("%s: %w", e.Path, err)
 		}
+		data = r.rewrite(e.Path, data, date)
+		e.Size = int64(len(data))
 		return e, bytes.NewReader(data), true, nil
 	}
 	return e, content, true, nil
 }
+
+// rewriting are the files in which something changes from one time to the next that is of no use to anybody. Files that
+// are not what their name says stay as they are, and so do larger ones than maxRewritten, in bytes.
+var rewriting = []struct {
+	pattern string // of path.Match
+	rewrite func(path string, data []byte, date int64) []byte
+}{
+	{javaStore, func(_ string, data []byte, date int64) []byte { return restamp(data, date) }},
+	{"etc/*.db", restBerkeley},
+	{"etc/*/*.db", restBerkeley},
+	{"var/lib/*/*.db", restBerkeley},
+	{"var/lib/texmf/ls-R", sortListing},
+	{"var/lib/texmf/ls-R-*", sortListing},
+	{"etc/mdadm/mdadm.conf", dropMdadmDate},
+}
+
+const maxRewritten = 16 << 20
 
 // A rule drops paths that fit a pattern of path.Match, and what is below them.
 type rule struct {
@@ -75,6 +97,16 @@ var dropping = []rule{
 	{"var/lib/urandom/random-seed", ""},
 	{"etc/ssh/ssh_host_*_key", "is a secret: who has the image could pose as every machine that was made of it"},
 	{"etc/ssh/ssh_host_*_key.pub", "belongs to a secret that is not there"},
+	{"etc/bind/rndc.key", "is a secret"},
+	{"etc/munge/munge.key", "is a secret"},
+	{"var/lib/rabbitmq/.erlang.cookie", "is a secret, which the server makes when it starts"},
+	{"etc/unbound/unbound_*.key", "is a secret"},
+	{"etc/unbound/unbound_*.pem", "belongs to a secret that is not there"},
+	{"etc/nsd/nsd_*.key", "is a secret"},
+	{"etc/nsd/nsd_*.pem", "belongs to a secret that is not there"},
+	{"etc/iscsi/initiatorname.iscsi", "names the machine"},
+	{"etc/nvme/hostid", "names the machine, as does the next one"},
+	{"etc/nvme/hostnqn", ""},
 	{"etc/ssl/private/ssl-cert-snakeoil.key", "is a secret, with the certificate of the next lines"},
 	{"etc/ssl/certs/ssl-cert-snakeoil.pem", ""},
 }
@@ -104,5 +136,6 @@ func dropped(e compose.Entry) bool {
 // are what its program needs; and a machine's name for itself is made at its first boot where the file is empty
 // (machine-id(5)).
 func emptied(e compose.Entry) bool {
-	return e.Path == "etc/machine-id" || strings.HasPrefix(e.Path, "var/log/")
+	return e.Path == "etc/machine-id" || strings.HasPrefix(e.Path, "var/log/") ||
+		strings.HasPrefix(e.Path, "var/lib/texmf/") && strings.HasSuffix(e.Path, ".log")
 }

@@ -154,6 +154,53 @@ func TestJavaStore(t *testing.T) {
 	}
 }
 
+func TestRewritten(t *testing.T) {
+	const date = 1714564800
+	page := func(kind uint32, order binary.AppendByteOrder, id string) string {
+		b := order.AppendUint32(make([]byte, 12), kind)
+		b = order.AppendUint32(append(b, 0, 0, 0, 0), 512)
+		b = append(b, make([]byte, 1024-len(b))...)
+		copy(b[52:72], id)
+		data := b[512:]
+		copy(data[20:], order.AppendUint16(order.AppendUint16(nil, 2), 480))
+		data[25] = 13
+		copy(data[30:480], id)
+		copy(data[480:], "\x01"+id[:10]+"\x01YP_LAST_MODIFIED")
+		return string(b)
+	}
+	for path, pair := range map[string][2]string{
+		"etc/aliases.db":           {page(0x061561, binary.LittleEndian, "1600000001 now"), page(0x061561, binary.LittleEndian, "1600000002 later")},
+		"etc/postfix/virtual.db":   {page(0x053162, binary.BigEndian, "1600000001 here"), page(0x053162, binary.BigEndian, "1600000003 there")},
+		"var/lib/texmf/ls-R":       {"% ls-R -- x\n\n./:\n.:\nb\na\n\n./z:\n\n./b:\nd\nc\n", "% ls-R -- x\n\n./b:\nc\nd\n\n./z:\n\n./:\n.:\na\nb\n"},
+		"etc/mdadm/mdadm.conf":     {"a\n# This configuration was auto-generated on Mon, 1 Jan by mkconf\n", "a\n# This configuration was auto-generated on Tue, 2 Jan by mkconf\n"},
+		"var/lib/texmf/x/etex.log": {"1 JAN", "2 JAN 2020"},
+	} {
+		var got [2]string
+		for i, text := range pair {
+			e, content, keep, err := Keep(compose.Entry{Path: path, Type: tar.TypeReg, Size: int64(len(text))}, strings.NewReader(text), date)
+			if err != nil || !keep {
+				t.Fatalf("%s: %v, %v", path, keep, err)
+			}
+			data, _ := io.ReadAll(content)
+			if got[i] = string(data); e.Size != int64(len(data)) {
+				t.Errorf("%s: %d bytes of %d", path, len(data), e.Size)
+			}
+		}
+		if got[0] != got[1] {
+			t.Errorf("%s: %q and %q", path, got[0], got[1])
+		}
+	}
+	for path, text := range map[string]string{
+		"etc/aliases.db": page(1, binary.LittleEndian, "1600000001 no database"), "etc/short.db": "short", "var/lib/texmf/ls-R": "no listing\n\nb\na\n",
+		"etc/mdadm/mdadm.conf": "# by hand on Monday\n", "etc/x.conf": page(0x061561, binary.LittleEndian, "1600000001 x"),
+	} {
+		_, content, keep, err := Keep(compose.Entry{Path: path, Type: tar.TypeReg, Size: int64(len(text))}, strings.NewReader(text), date)
+		if data, _ := io.ReadAll(content); err != nil || !keep || string(data) != text {
+			t.Errorf("%s is %q", path, data)
+		}
+	}
+}
+
 func TestDiverts(t *testing.T) {
 	for script, want := range map[string]bool{
 		"dpkg-divert --package vim-runtime --add --rename \\\n   --divert /a /b":   true,

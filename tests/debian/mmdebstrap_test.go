@@ -56,7 +56,6 @@ var onlyTheirs = []exception{
 	{"etc/ssl/private/ssl-cert-snakeoil.key", "a secret"},
 	{"etc/ssl/certs/ssl-cert-snakeoil.pem", "its certificate"},
 	{"etc/ssl/certs/????????.0", "a link to the last one by hash"},
-	{"var/lib/systemd/catalog/database", "an index of messages"},
 	{"run/*", "for the time of a boot"},
 	{"var/log/*", "logs"},
 	{"var/lib/dbus/machine-id", "names the machine"},
