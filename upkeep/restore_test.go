@@ -81,7 +81,7 @@ func (d *drill) scrubbed() Scrubbed {
 	d.must(err)
 	hurt, err := d.u.hurt(d.Context(), found)
 	d.must(err)
-	return Scrubbed{found, hurt}
+	return Scrubbed{Scrubbed: found, Hurt: hurt}
 }
 
 // TestRestoreDrill restores NATS and S3 from copies of different times, both ways round, as docs/backup.md says.

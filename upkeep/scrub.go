@@ -17,6 +17,8 @@ type Scrubbed struct {
 	// Hurt are the versions that need something that is damaged and that no other pack has, sorted: the next bake that leads
 	// to one makes it whole again.
 	Hurt []string `json:"hurt"`
+	// Mended are those that were hurt, and what was done: one without an error is whole again, and no longer in Hurt.
+	Mended []Mending `json:"mended,omitempty"`
 }
 
 // scrub reads and verifies what is stored, from where the last scrub was stopped.
@@ -36,7 +38,19 @@ func (u *Upkeep) scrub(ctx context.Context, s *sweeping) error {
 		return err
 	}
 	hurt, err := u.hurt(ctx, found)
-	s.tell(Scrubbed{found, hurt})
+	result := Scrubbed{Scrubbed: found, Hurt: hurt}
+	s.tell(result)
+	if err == nil && len(hurt) > 0 && !s.rec.DryRun {
+		result.Mended = u.mend(ctx, hurt)
+		if result.Hurt, err = u.hurt(ctx, found); err == nil {
+			for i, m := range result.Mended {
+				if m.Error == "" && slices.Contains(result.Hurt, m.Version) {
+					result.Mended[i].Error = "its bake has ended, and something is still missing"
+				}
+			}
+		}
+		s.tell(result)
+	}
 	for _, d := range found.Damage {
 		u.Log.Error("damaged", "pack", d.Pack, "digest", d.Digest, "what", d.What, "healed", d.Healed)
 	}

@@ -125,7 +125,18 @@ func scrubbedTable(w *tabwriter.Writer, r upkeep.Scrubbed, dry bool) {
 	if !dry {
 		row(w, "quarantined", fmt.Sprintf("%d packs", r.Quarantined))
 	}
+	for _, m := range r.Mended {
+		if m.Error == "" {
+			row(w, "mended", m.Version+": bake "+m.Bake+" has made it whole")
+		}
+	}
 	for _, v := range r.Hurt {
-		row(w, "hurt", v)
+		why := ""
+		for _, m := range r.Mended {
+			if m.Version == v {
+				why = ": " + m.Error
+			}
+		}
+		row(w, "hurt", v+why)
 	}
 }
