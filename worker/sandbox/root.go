@@ -8,11 +8,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
 	"bakefarm/compose"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
@@ -34,6 +36,7 @@ type Root struct {
 // Root makes a root filesystem of layers, the lowest first, with an empty upper layer. Layers that are not unpacked yet
 // are opened and unpacked, two at a time. The caller closes the Root.
 func (r *Runner) Root(ctx context.Context, lowers []Layer) (*Root, error) {
+	lowers = distinct(lowers)
 	if len(lowers) == 0 || len(lowers) > maxLayers {
 		return nil, fmt.Errorf("a root of %d layers: want 1 to %d", len(lowers), maxLayers)
 	}
@@ -67,6 +70,21 @@ func (r *Runner) Root(ctx context.Context, lowers []Layer) (*Root, error) {
 		return nil, errors.Join(err, root.Close())
 	}
 	return root, nil
+}
+
+// distinct leaves of layers that are the same only the highest, which hides all that the others could show: an overlay
+// takes no directory twice.
+func distinct(layers []Layer) []Layer {
+	seen := map[digest.Digest]bool{}
+	var kept []Layer
+	for _, l := range slices.Backward(layers) {
+		if !seen[l.DiffID] {
+			seen[l.DiffID] = true
+			kept = append(kept, l)
+		}
+	}
+	slices.Reverse(kept)
+	return kept
 }
 
 // lowers are the paths of the layers, the lowest first.

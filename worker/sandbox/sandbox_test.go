@@ -293,6 +293,20 @@ func TestManyLayers(t *testing.T) {
 	}
 }
 
+// An image may have a layer twice, an empty one above all. An overlay takes no directory twice.
+func TestSameLayerTwice(t *testing.T) {
+	file := func(content string) sandbox.Layer {
+		return layer(archive(t, []tar.Header{{Typeflag: tar.TypeReg, Name: "etc/who", Mode: 0o644}}, map[string]string{"etc/who": content}))
+	}
+	gone := layer(archive(t, []tar.Header{{Typeflag: tar.TypeReg, Name: "etc/.wh.who", Mode: 0o644}}, nil))
+	empty := layer(archive(t, nil, nil))
+	r := open(t, sandbox.Config{Dir: t.TempDir()})
+	root := debian(t, r, empty, file("first"), file("second"), empty, gone, file("first"), empty)
+	if got := script(t, root, "cat /etc/who"); got != "first" {
+		t.Errorf("%q", got)
+	}
+}
+
 func TestOneProcessADirectory(t *testing.T) {
 	dir := t.TempDir()
 	open(t, sandbox.Config{Dir: dir})
