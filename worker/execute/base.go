@@ -254,9 +254,11 @@ func (i *baseImport) layer(ctx context.Context, l remote.Layer, open func(contex
 	}
 	defer func() { err = errors.Join(err, src.Close()) }()
 	pieces := &pieceWriter{ctx: ctx, w: i.w, hash: sha256.New(), buf: make([]byte, 0, basePiece)}
-	out, err := i.lay(l, io.TeeReader(src, pieces))
-	if err != nil {
-		return err
+	out, failed := i.lay(l, io.TeeReader(src, pieces))
+	if failed != nil { // other bytes than were promised say more than what is wrong with them
+		if _, err := io.Copy(pieces, src); err != nil {
+			return failed
+		}
 	}
 	if err := pieces.flush(); err != nil {
 		return err
@@ -264,6 +266,9 @@ func (i *baseImport) layer(ctx context.Context, l remote.Layer, open func(contex
 	composed := imagestore.Blob{Digest: l.Digest, Size: pieces.size, Parts: pieces.parts}
 	if got := digest.NewDigest(digest.SHA256, pieces.hash); got != l.Digest || l.Size >= 0 && pieces.size != l.Size {
 		return fmt.Errorf("what came has the digest %s and %d bytes, the manifest says %d bytes: %w", got, pieces.size, l.Size, imagestore.ErrCorrupt)
+	}
+	if failed != nil {
+		return failed
 	}
 	if err := i.w.Compose(ctx, composed); err != nil {
 		return err
@@ -284,10 +289,9 @@ func (i *baseImport) lay(l remote.Layer, src io.Reader) (plan.Layer, error) {
 	defer tar.Close()
 	out.MediaType = mediaType
 	plain := &counted{r: tar, hash: sha256.New(), room: i.room}
-	if err := i.fs.Layer(plain); err != nil {
-		return out, err
-	}
-	if _, err := io.Copy(io.Discard, plain); err != nil {
+	if err := i.fs.Layer(plain); errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, rootfs.ErrLayer) {
+		return out, fmt.Errorf("the compressed tar is damaged, or something follows its end: %w", err)
+	} else if err != nil {
 		return out, err
 	}
 	if n, err := io.Copy(io.Discard, packed); err != nil {
