@@ -11,8 +11,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// inits are the packages one of which is a machine's /sbin/init.
-var inits = []string{"systemd-sysv", "sysvinit-core", "runit-init", "openrc"}
+// Inits are the packages one of which is a machine's /sbin/init.
+var Inits = []string{"systemd-sysv", "sysvinit-core", "runit-init", "openrc"}
 
 // machinePackages are the packages that a machine has beside those that a recipe names, unless it names others of their
 // kind: a kernel, an init, what firmware starts.
@@ -29,7 +29,7 @@ func machinePackages(named []string, arch, boot string) []string {
 	}
 	same := func(name string) func(string) bool { return func(n string) bool { return n == name } }
 	need("linux-image-cloud-"+arch, func(n string) bool { return strings.HasPrefix(n, "linux-image-") })
-	need("systemd-sysv", func(n string) bool { return slices.Contains(inits, n) })
+	need("systemd-sysv", func(n string) bool { return slices.Contains(Inits, n) })
 	for _, name := range []string{"udev", "dbus", "systemd-resolved"} {
 		need(name, same(name))
 	}

@@ -42,6 +42,9 @@ func makeRoot(ctx context.Context, j *job, spec plan.RootSpec) (plan.Root, error
 		return plan.Root{}, err
 	}
 	if base != nil {
+		if err := j.startsMachines(ctx, base, layers); err != nil {
+			return plan.Root{}, err
+		}
 		layers = slices.Concat(base.Layers, layers)
 	}
 	options, _, err := diskOptions(spec.Disk, spec.Seed)

@@ -2,11 +2,16 @@ package execute
 
 import (
 	"archive/tar"
+	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 
 	"bakefarm/compose"
+	"bakefarm/compose/disk"
 	"bakefarm/compose/rootfs"
+	"bakefarm/plan"
+	"bakefarm/recipe"
 )
 
 // overApp makes the head of a layer of app files over a base: directories that are there stay as they are, unless the app
@@ -53,4 +58,34 @@ func inTheWay(base *rootfs.Record, p, at string) error {
 		return fmt.Errorf("app: /%s can't be laid: /%s is a link to %s in the base; copy it to where that leads", p, at, target)
 	}
 	return fmt.Errorf("app: /%s can't be laid: /%s is a file in the base; copy it elsewhere", p, at)
+}
+
+// startsMachines refuses a base that nothing starts on a machine: images of containers have no init, as a rule.
+func (j *job) startsMachines(ctx context.Context, base *plan.Base, over []plan.Layer) error {
+	record, err := j.rootfs(ctx, base)
+	if err != nil {
+		return err
+	}
+	for _, init := range []string{"sbin/init", "usr/sbin/init"} {
+		if record.Has(init) {
+			return nil
+		}
+	}
+	for _, l := range over {
+		if l.Packages == "" {
+			continue
+		}
+		raw, err := j.piece(ctx, l.Packages, maxSpec)
+		if err != nil {
+			return err
+		}
+		var packages []recipe.LockedPackage
+		if err := json.Unmarshal(raw, &packages); err != nil {
+			return fmt.Errorf("packages of layer %s: %w", l.Digest, err)
+		}
+		if slices.ContainsFunc(packages, func(p recipe.LockedPackage) bool { return slices.Contains(plan.Inits, p.Name) }) {
+			return nil
+		}
+	}
+	return &disk.BootError{What: "the base is a container's: it has no init (/sbin/init); have Debian's added with packages: [] beside its reference, or take a base that is a machine's"}
 }
