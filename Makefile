@@ -37,6 +37,7 @@ lint: ## static analysis
 bench: build ## times bakefarm beside the tools that are present, as a table with ratios
 	$(GO) test -tags $(TAGS) -timeout 30m -count 1 -v -run TestBench ./tests/bench -bench-tools
 	$(GO) test -tags $(TAGS) -timeout 20m -count 1 -v -run TestScale ./imagestore/catalog -scale 100000
+	$(GO) test -tags $(TAGS) -timeout 10m -run '^$$' -bench 'Million|Decide100k' -benchtime 3x ./imagestore/collect ./imagestore/retention
 
 image: build ## bakefarm's own image, baked by bakefarm: an OCI layout in bin/image
 	@deploy/image/image.sh bin/bakefarm bin/image

@@ -48,7 +48,18 @@ func New(server, token string) (*Client, error) {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConnsPerHost = 8
 	transport.ResponseHeaderTimeout = 2 * time.Minute
-	return &Client{base: base, token: token, http: &http.Client{Transport: transport}}, nil
+	return &Client{base: base, token: token, http: &http.Client{Transport: transport, CheckRedirect: elsewhere}}, nil
+}
+
+// elsewhere keeps the token from whoever a request is sent on to: an S3 service may be another port of the same host.
+func elsewhere(r *http.Request, via []*http.Request) error {
+	if len(via) >= 10 {
+		return errors.New("sent on ten times")
+	}
+	if r.URL.Host != via[0].URL.Host {
+		r.Header.Del("Authorization")
+	}
+	return nil
 }
 
 // Server is the address of the API.

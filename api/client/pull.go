@@ -31,7 +31,7 @@ func (c *Client) PullOCI(ctx context.Context, image api.CatalogImage, dir string
 	if err != nil {
 		return err
 	}
-	transport := &countingTransport{next: c.http.Transport, token: c.token, received: received}
+	transport := &countingTransport{next: c.http.Transport, host: c.base.Host, token: c.token, received: received}
 	descriptor, err := remote.Get(repository.Digest(image.Digest.String()), remote.WithContext(ctx), remote.WithTransport(transport))
 	if err != nil {
 		return fmt.Errorf("pull %s: %w", image.Ref, c.explain(err))
@@ -94,12 +94,13 @@ func openLayout(dir string) (layout.Path, error) {
 // countingTransport counts what comes in, and signs requests with the token.
 type countingTransport struct {
 	next     http.RoundTripper
+	host     string // that may see the token
 	token    string
 	received func(int64)
 }
 
 func (t *countingTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	if t.token != "" && r.Header.Get("Authorization") == "" {
+	if t.token != "" && r.URL.Host == t.host && r.Header.Get("Authorization") == "" {
 		r = r.Clone(r.Context())
 		r.Header.Set("Authorization", "Bearer "+t.token)
 	}

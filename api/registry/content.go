@@ -158,6 +158,14 @@ func (g *Registry) blob(w http.ResponseWriter, r *http.Request, repo, ref string
 	if notModified(w, r, d) {
 		return nil
 	}
+	if r.Method == http.MethodGet {
+		if url := g.Hot.location(ctx, d, stat.Size); url != "" { // with its Range, which the service serves
+			w.Header().Set("Location", url)
+			w.Header().Set("Cache-Control", "no-store")
+			w.WriteHeader(http.StatusTemporaryRedirect)
+			return nil
+		}
+	}
 	part, partial, err := parseRange(r.Header.Get("Range"), stat.Size)
 	if err != nil {
 		w.Header().Set("Content-Range", fmt.Sprintf("bytes */%d", stat.Size))

@@ -39,6 +39,7 @@ type Config struct {
 	Channels Records[farm.Channel] // by name@channel
 	Tags     Records[farm.Tag]     // by name@tag
 	Uses     *usage.Recorder       // is told what is pulled; nil: nobody is
+	Hot      *Hot                  // sends clients elsewhere for what many ask for; nil: nobody is sent
 	Log      *slog.Logger
 }
 

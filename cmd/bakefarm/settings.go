@@ -16,42 +16,43 @@ import (
 // settings are the flags of the commands that run parts of a farm. Each command has those that its parts need; all of them
 // can also be given in the environment and in a file (config.go).
 type settings struct {
-	config    string
-	farmName  string
-	data      string
-	listen    string
-	trusting  bool
-	workers   int
-	slots     int
-	cache     int64
-	labels    []string
-	drain     time.Duration
-	s3        string
-	s3Listen  string
-	patience  time.Duration
-	nats      string
-	natsListn string
-	natsShown string
-	natsKey   string
-	cluster   string
-	clusterAt string
-	routeAt   string
-	routes    []string
-	replicas  int
-	insecure  []string
-	lease     time.Duration
-	maxAge    time.Duration
-	maxBake   time.Duration
-	maxShard  time.Duration
-	maxBakes  int
-	s3Faults  string
-	clock     time.Duration // added to what this machine's clock says
-	pprof     string
-	logLevel  string
-	logFormat string
-	gcEvery   time.Duration
-	ages      upkeep.Ages
-	collect   garbage.Config
+	config        string
+	farmName      string
+	data          string
+	listen        string
+	trusting      bool
+	workers       int
+	slots         int
+	cache         int64
+	labels        []string
+	drain         time.Duration
+	s3            string
+	s3Listen      string
+	redirectAfter int // pulls of a blob before it is made one object; 0: never
+	patience      time.Duration
+	nats          string
+	natsListn     string
+	natsShown     string
+	natsKey       string
+	cluster       string
+	clusterAt     string
+	routeAt       string
+	routes        []string
+	replicas      int
+	insecure      []string
+	lease         time.Duration
+	maxAge        time.Duration
+	maxBake       time.Duration
+	maxShard      time.Duration
+	maxBakes      int
+	s3Faults      string
+	clock         time.Duration // added to what this machine's clock says
+	pprof         string
+	logLevel      string
+	logFormat     string
+	gcEvery       time.Duration
+	ages          upkeep.Ages
+	collect       garbage.Config
 }
 
 // Defaults of --drain-timeout: a farm in one process stops within seconds, a worker of its own is given time.
@@ -147,6 +148,7 @@ func (s *settings) reaches(cmd *cobra.Command) {
 // serves are the flags of a role that has the API.
 func (s *settings) serves(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&s.listen, "listen", "127.0.0.1:7667", "address of the API, the registry, /metrics and /readyz (port 0: any)")
+	cmd.Flags().IntVar(&s.redirectAfter, "redirect-after", 0, "make a blob that was pulled so often within a day one object in S3, and send clients there for it, by a signed URL; they must reach S3 under the address of --s3 (default: never)")
 }
 
 // probed are the flags of a role without an API, which may be asked for its health nevertheless.

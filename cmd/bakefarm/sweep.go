@@ -76,6 +76,9 @@ func collectedTable(w *tabwriter.Writer, r upkeep.Collected, dry bool) {
 	}
 	row(w, "waiting", fmt.Sprintf("%d packs (%s) until their grace is over", r.Waiting, size(r.WaitBytes)))
 	row(w, "deleted", fmt.Sprintf("%d packs, %d uploads that nothing came of", r.Deleted, r.Orphans))
+	if r.Wholes > 0 {
+		row(w, "deleted", fmt.Sprintf("%d blobs that were one object beside their pieces", r.Wholes))
+	}
 	row(w, "freed", size(r.Freed))
 	if dry {
 		w.Flush()

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"strings"
 
 	"bakefarm/api"
 	"bakefarm/api/registry"
@@ -156,6 +157,13 @@ func (s *settings) startAPI(p *program, c *connections, front *gate, measured *p
 	p.runs("uses of images", uses.Run)
 	pulls := registry.OnBus(c.bus, c.store, c.catalog, log)
 	pulls.Uses = uses
+	if s.redirectAfter > 0 {
+		if strings.HasSuffix(c.store.Host(), ".invalid") {
+			return usagef("--redirect-after: clients can't reach the embedded S3 server: give it an address with --s3-listen, or use --s3")
+		}
+		pulls.Hot = registry.NewHot(c.store, s.redirectAfter, log)
+		p.runs("materialising", pulls.Hot.Run)
+	}
 	web, err := api.New(api.Config{
 		Bus: c.bus, Store: c.store, Catalog: c.catalog, Uses: uses, Collector: garbage.New(garbage.Config{Index: c.catalog, Store: c.store}),
 		Registry: registry.New(pulls), Release: release(), Ready: c.reachable, Metrics: measured, Log: log,

@@ -45,6 +45,9 @@ type Store interface {
 	Describe(ctx context.Context, d digest.Digest) (imagestore.Blob, error)
 	Objects(ctx context.Context, fn func(s3store.Object) error) error
 	Remove(ctx context.Context, pack string) error
+	// Wholes and Dematerialise list and delete blobs that lie in the bucket as one object beside their pieces.
+	Wholes(ctx context.Context, fn func(s3store.Whole) error) error
+	Dematerialise(ctx context.Context, d digest.Digest) error
 	// Verify reads a whole pack and lists its entries, and those of them that are damaged.
 	Verify(ctx context.Context, p farm.Pack, pace func(int64) error) (entries, bad []imagestore.Entry, err error)
 }
@@ -96,6 +99,7 @@ type Report struct {
 	Waiting   int   `json:"waiting"`   // condemned packs whose grace is not over
 	WaitBytes int64 `json:"waitBytes"` // of these
 	Orphans   int   `json:"orphans"`   // objects without a record that were deleted
+	Wholes    int   `json:"wholes"`    // blobs that were one object beside their pieces, and that nothing needs: deleted
 	Lost      int   `json:"lost"`      // what is needed and can't be read: its pack stays, condemned
 }
 
@@ -164,7 +168,7 @@ func (c *Collector) Run(ctx context.Context) (Report, error) {
 		return r, err
 	}
 	c.Progress(r)
-	err = errors.Join(s.packsByUse(ctx), s.orphans(ctx))
+	err = errors.Join(s.packsByUse(ctx), s.orphans(ctx), s.wholes(ctx))
 	if !c.DryRun && err == nil {
 		err = m.forget(ctx)
 	}

@@ -22,6 +22,8 @@ type noObjects struct{ collect.Store }
 
 func (noObjects) Objects(context.Context, func(s3store.Object) error) error { return nil }
 
+func (noObjects) Wholes(context.Context, func(s3store.Whole) error) error { return nil }
+
 // BenchmarkMillion collects over a million pieces in a thousand packs, nine tenths of which are needed: in SQLite as a
 // process has it, without S3, of which a run over what it knows asks nothing.
 func BenchmarkMillion(b *testing.B) {

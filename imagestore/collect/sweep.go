@@ -305,3 +305,29 @@ func (s *sweep) orphans(ctx context.Context) error {
 	}
 	return nil
 }
+
+// wholes deletes the objects of materialised blobs that nothing needs any more, once no URL of them is good.
+func (s *sweep) wholes(ctx context.Context) error {
+	var old []s3store.Whole
+	err := s.c.Store.Wholes(ctx, func(w s3store.Whole) error {
+		if sum, err := imagestore.ParseDigest(w.Digest); err == nil && !s.m.Needed(sum) && w.Modified.Before(s.started.Add(-s.c.MinAge)) {
+			old = append(old, w)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, w := range old {
+		s.r.Wholes++
+		s.r.Freed += w.Size
+		if s.c.DryRun {
+			continue
+		}
+		s.c.Step("delete whole")
+		if err := s.c.Store.Dematerialise(ctx, w.Digest); err != nil {
+			return err
+		}
+	}
+	return nil
+}

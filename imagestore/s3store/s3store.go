@@ -165,6 +165,9 @@ func (s *Store) url() string {
 }
 
 // objectName spreads packs over 1024 prefixes, by the random part of the ULID (its characters 10 to 25).
+// Host is the service's host and port.
+func (s *Store) Host() string { return s.client.EndpointURL().Host }
+
 func (s *Store) objectName(pack string) string {
 	spread := "00"
 	if len(pack) >= 12 {

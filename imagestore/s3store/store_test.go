@@ -355,6 +355,65 @@ func TestOpenTroubles(t *testing.T) {
 	}
 }
 
+// A blob as one object: made once, whole or not at all, and read by who has only its URL.
+func TestMaterialise(t *testing.T) {
+	f := newS3Farm(t, false)
+	s := f.open(t)
+	a, b := storetest.Bytes(1, 300_000), storetest.Bytes(2, 400_000)
+	parts := storetest.Put(t, s, a, b)
+	good, bad := storetest.BlobOf(slices.Concat(a, b), parts...), storetest.BlobOf(slices.Concat(a, b), parts...)
+	bad.Digest = digest.FromString("another")
+	w := s.Begin()
+	if err := errors.Join(w.Compose(t.Context(), good), w.Compose(t.Context(), bad), w.Commit(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := s.Materialise(t.Context(), good.Digest); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Materialise(t.Context(), bad.Digest); !errors.Is(err, imagestore.ErrCorrupt) {
+		t.Errorf("a composite with a wrong digest: %v", err)
+	}
+	if err := s.Materialise(t.Context(), digest.FromString("nothing")); !errors.Is(err, imagestore.ErrNotFound) {
+		t.Errorf("nothing: %v", err)
+	}
+	var names []digest.Digest
+	list := func() []digest.Digest {
+		names = nil
+		if err := s.Wholes(t.Context(), func(w s3store.Whole) error { names = append(names, w.Digest); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		return names
+	}
+	if !slices.Equal(list(), []digest.Digest{good.Digest}) {
+		t.Errorf("objects: %v", names)
+	}
+	link, err := s.Presign(t.Context(), good.Digest, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, link, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Range", "bytes=299990-300009")
+	resp, err := f.wire.RoundTrip(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if got, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != http.StatusPartialContent || !bytes.Equal(got, slices.Concat(a[299_990:], b[:10])) {
+		t.Errorf("%s: %d bytes, %v", resp.Status, len(got), err)
+	}
+	if err := s.Dematerialise(t.Context(), good.Digest); err != nil || len(list()) != 0 {
+		t.Errorf("still there: %v, %v", names, err)
+	}
+	if there, err := s.Materialised(t.Context(), good.Digest); err != nil || there {
+		t.Errorf("there: %v, %v", there, err)
+	}
+}
+
 // Pieces that lie in many packs, on a service that takes its time, are waited for together.
 func TestReadAhead(t *testing.T) {
 	f := newS3Farm(t, true)
