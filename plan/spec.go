@@ -19,7 +19,7 @@ var Formats = map[farm.Kind]int{
 	farm.KindCut:       1,
 	farm.KindAssemble:  3,
 	farm.KindConfigure: 3,
-	farm.KindImage:     1,
+	farm.KindImage:     2,
 	farm.KindIndex:     1,
 	farm.KindRoot:      1,
 	farm.KindDisk:      3,

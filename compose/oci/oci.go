@@ -83,6 +83,24 @@ type Layer struct {
 	MediaType string
 }
 
+// emptyTar is the DiffID of a layer that holds nothing: the two zero blocks that end a tar.
+var emptyTar = digest.FromBytes(make([]byte, 1024))
+
+// WithContent are the layers that hold something. Of an image that has nothing below them (alone) the first stays in any
+// case: not every client takes an image without layers.
+func WithContent(layers []Layer, alone bool) []Layer {
+	var kept []Layer
+	for _, l := range layers {
+		if l.DiffID != emptyTar {
+			kept = append(kept, l)
+		}
+	}
+	if len(kept) == 0 && alone {
+		return layers[:min(1, len(layers))]
+	}
+	return kept
+}
+
 // NewLayer is an assembled layer in its role.
 func NewLayer(role string, l compose.Layer) Layer {
 	return Layer{Role: role, Digest: l.Digest, Size: l.Size, DiffID: l.DiffID}

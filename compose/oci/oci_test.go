@@ -2,6 +2,7 @@ package oci
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"testing"
 
@@ -79,6 +80,25 @@ func TestEmptyImageHasArrays(t *testing.T) {
 	manifest, err := NewManifest(config, nil)
 	if err != nil || !bytes.Contains(manifest, []byte(`"layers":[]`)) {
 		t.Errorf("manifest is %s (%v)", manifest, err)
+	}
+}
+
+func TestWithContent(t *testing.T) {
+	empty, full := Layer{Role: "os", DiffID: digest.FromBytes(make([]byte, 1024))}, Layer{Role: "app", DiffID: digest.FromString("app")}
+	for _, c := range []struct {
+		layers []Layer
+		alone  bool
+		want   []Layer
+	}{
+		{[]Layer{empty, full, empty, empty}, true, []Layer{full}},
+		{[]Layer{full, empty}, false, []Layer{full}},
+		{[]Layer{empty, empty}, true, []Layer{empty}},
+		{[]Layer{empty, empty}, false, nil},
+		{nil, true, nil},
+	} {
+		if got := WithContent(c.layers, c.alone); !slices.Equal(got, c.want) {
+			t.Errorf("%v, alone: %t: %v", c.layers, c.alone, got)
+		}
 	}
 }
 

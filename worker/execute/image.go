@@ -13,6 +13,15 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
+// ociLayers are layers with the roles that they have in an image.
+func ociLayers(made []plan.Layer, roles []string) []oci.Layer {
+	layers := make([]oci.Layer, len(made))
+	for i, l := range made {
+		layers[i] = oci.Layer{Role: roles[i], Digest: l.Digest, Size: l.Size, DiffID: l.DiffID}
+	}
+	return layers
+}
+
 // image makes the configuration and the manifest over layers.
 func image(ctx context.Context, j *job, spec plan.ImageSpec) (plan.ImageOutput, error) {
 	base, made, err := overBase[plan.Layer](j, spec.Base)
@@ -26,10 +35,7 @@ func image(ctx context.Context, j *job, spec plan.ImageSpec) (plan.ImageOutput, 
 	if err != nil {
 		return plan.ImageOutput{}, err
 	}
-	layers := make([]oci.Layer, len(made))
-	for i, l := range made {
-		layers[i] = oci.Layer{Role: spec.Roles[i], Digest: l.Digest, Size: l.Size, DiffID: l.DiffID}
-	}
+	layers := oci.WithContent(ociLayers(made, spec.Roles), base == nil)
 	c := spec.Config
 	wanted := oci.Config{
 		Entrypoint: c.Entrypoint, Cmd: c.Cmd, Env: c.Env, User: c.User, WorkingDir: c.WorkingDir,
