@@ -85,8 +85,9 @@ type chunk struct {
 }
 
 type hashed struct {
-	digest digest.Digest
-	chunks int
+	digest  digest.Digest
+	chunks  int
+	pending <-chan digest.Digest // not nil: the digest is on its way (settle)
 }
 
 // NewChunks collects the chunks of a disk of size bytes. put stores a piece and names it; it keeps no reference to data.
@@ -237,9 +238,17 @@ func (c *Chunks) endLayer() {
 	if c.current < 0 {
 		return
 	}
-	c.hashing.zeros(min((c.current+1)*c.layer, c.size) - c.end)
-	c.hashed[c.current] = hashed{c.hashing.sum(), c.count}
+	c.hashed[c.current] = hashed{chunks: c.count, pending: c.hashing.finish(min((c.current+1)*c.layer, c.size) - c.end)}
 	c.current = -1
+}
+
+// settle waits for the digests that are on their way.
+func (c *Chunks) settle() {
+	for layer, h := range c.hashed {
+		if h.pending != nil {
+			c.hashed[layer] = hashed{digest: <-h.pending, chunks: h.chunks}
+		}
+	}
 }
 
 // Layers returns the layers of the whole disk, in order. get reads a piece back: for layers that were not written in
@@ -253,6 +262,7 @@ func (c *Chunks) Layers(ctx context.Context, get func(ctx context.Context, p Par
 		c.resume()
 		c.endLayer()
 	}
+	c.settle()
 	if c.hashing.err != nil {
 		return nil, fmt.Errorf("disk: hash: %w", c.hashing.err)
 	}
@@ -333,11 +343,13 @@ func hashZeros(h hash.Hash, n int64) {
 
 func roundUp(n, to int64) int64 { return (n + to - 1) / to * to }
 
-// hashing is a goroutine that hashes one layer after the other, beside the one that writes.
+// hashing is a goroutine that hashes one layer after the other, beside the one that writes. The zeros at a layer's end,
+// often most of it, are left to another one.
 type hashing struct {
 	work chan func(h hash.Hash)
 	done chan struct{}
 	err  error // of restore; the goroutine's until it has answered
+	ends sync.WaitGroup
 }
 
 func newHashing() *hashing {
@@ -355,6 +367,7 @@ func newHashing() *hashing {
 func (w *hashing) close() {
 	close(w.work)
 	<-w.done
+	w.ends.Wait()
 }
 
 func (w *hashing) begin() { w.work <- func(h hash.Hash) { h.Reset() } }
@@ -394,8 +407,19 @@ func (w *hashing) data(data []byte) {
 	}
 }
 
-func (w *hashing) sum() digest.Digest {
-	sum := make(chan digest.Digest)
-	w.work <- func(h hash.Hash) { sum <- digest.NewDigest(digest.SHA256, h) }
-	return <-sum
+// finish ends a layer with n zeros and returns its digest when that is known.
+func (w *hashing) finish(n int64) <-chan digest.Digest {
+	sum := make(chan digest.Digest, 1)
+	w.work <- func(h hash.Hash) {
+		state, err := h.(encoding.BinaryMarshaler).MarshalBinary()
+		own := sha256.New()
+		if err = errors.Join(err, own.(encoding.BinaryUnmarshaler).UnmarshalBinary(state)); err != nil {
+			panic("disk: a hash's state is always its own: " + err.Error())
+		}
+		w.ends.Go(func() {
+			hashZeros(own, n)
+			sum <- digest.NewDigest(digest.SHA256, own)
+		})
+	}
+	return sum
 }

@@ -106,6 +106,7 @@ func (b *Builder) prefix(kernel *Kernel) (*Prefix, error) {
 		return nil, err
 	}
 	c.endLayer()
+	c.settle()
 	slices.SortFunc(c.chunks, func(a, b chunk) int { return cmp.Compare(a.offset, b.offset) })
 	s := state{Options: b.Options, Paused: c.paused, Tail: b.tail == nil, Root: b.root.State()}
 	p := &Prefix{Kernel: kernel}
@@ -175,7 +176,7 @@ func Resume(o Options, chunks *Chunks, raw []byte) (*Builder, error) {
 		chunks.chunks = append(chunks.chunks, chunk{k.Offset, Part{k.Digest, k.Size}})
 	}
 	for _, h := range s.Hashed {
-		chunks.hashed[h.Layer] = hashed{h.Digest, h.Chunks}
+		chunks.hashed[h.Layer] = hashed{digest: h.Digest, chunks: h.Chunks}
 	}
 	chunks.paused = s.Paused
 	if !s.Tail {
