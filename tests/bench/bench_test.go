@@ -33,6 +33,7 @@ func TestBench(t *testing.T) {
 	b := &bench{t: t, ctx: t.Context(), dir: t.TempDir()}
 	machine := machine()
 	b.rebakes()
+	b.disks()
 	b.cold()
 	fmt.Println()
 	if err := render(os.Stdout, machine, b.measured, b.notes); err != nil {
