@@ -12,7 +12,7 @@ export CGO_ENABLED ?= 0
 help: ## list the tasks
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: build ## bake, run, re-bake and promote a real image on a farm of your own (under a minute)
+demo: build ## bake, run, re-bake and promote a real image on a farm of your own (under a minute, and what a disk takes to boot)
 	@examples/demo.sh
 
 test: deps ## every test: unit, conformance, end to end (needs root or sudo only to install missing tools)
