@@ -200,7 +200,7 @@ func diffPackages(from, to []recipe.LockedPackage) PackageDiff {
 		switch {
 		case !ok:
 			d.Added = append(d.Added, catalog.Package{Name: p.Name, Version: p.Version, Arch: p.Arch})
-		case was.Version != p.Version || was.SHA256 != p.SHA256:
+		case was.Version != p.Version || was.SHA256 != p.SHA256 && was.SHA256 != "" && p.SHA256 != "": // a base's are known by version alone
 			d.Changed = append(d.Changed, ChangedPackage{
 				Name: p.Name, Arch: p.Arch, From: was.Version, To: p.Version, Downgrade: apt.CompareVersions(p.Version, was.Version) < 0,
 			})

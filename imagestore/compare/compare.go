@@ -21,6 +21,7 @@ import (
 	"bakefarm/imagestore"
 
 	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -248,6 +249,9 @@ func stack(ctx context.Context, store imagestore.Reader, layers []v1.Descriptor)
 	return t, nil
 }
 
+// zstdWindow bounds what a frame may ask for to be decoded, in bytes.
+const zstdWindow = 128 << 20
+
 // add reads a layer (image-spec, layer.md).
 func (t *tree) add(ctx context.Context, store imagestore.Reader, layer v1.Descriptor) (err error) {
 	content, err := store.Open(ctx, layer.Digest, 0, -1)
@@ -262,6 +266,13 @@ func (t *tree) add(ctx context.Context, store imagestore.Reader, layer v1.Descri
 		if plain, err = gzip.NewReader(plain); err != nil {
 			return err
 		}
+	case v1.MediaTypeImageLayerZstd: // of a base
+		z, err := zstd.NewReader(plain, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(zstdWindow))
+		if err != nil {
+			return err
+		}
+		defer z.Close()
+		plain = z
 	default:
 		return fmt.Errorf("media type %s can't be read", layer.MediaType)
 	}
