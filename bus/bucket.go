@@ -203,6 +203,9 @@ func (b *Bus) Strangers(ctx context.Context, fn func(raw []byte) error) error {
 // Where records expire (workers, action cache entries), a deletion may be seen more than once, and whoever was away for longer
 // than an hour may never see it.
 //
+// A record that this release does not read, a later one's or garbage, is passed over, with a line in the log, and counted
+// (Unreadable); whoever gets or lists it is told what is wrong with it.
+//
 // ErrRewound: the bucket has not got as far as after: it is another one, or an older copy (compare Identity): whatever was
 // projected from it must be built anew.
 func (k *Bucket[T]) Follow(ctx context.Context, after uint64, fn func(seq uint64, key string, v *T) error) error {
@@ -222,8 +225,9 @@ func (k *Bucket[T]) Follow(ctx context.Context, after uint64, fn func(seq uint64
 			return fn(m.seq, key, nil)
 		}
 		v, err := decode[T](k.what(key), m.data)
-		if err != nil {
-			return err
+		if err != nil { // one such record must not stop those who follow, who would meet it again and again
+			k.b.setAside(k.name, err)
+			return nil
 		}
 		return fn(m.seq, key, &v)
 	})

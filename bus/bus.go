@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/url"
 	"regexp"
@@ -76,6 +77,11 @@ type Bus struct {
 	closed    chan struct{} // closed when the connection is
 	closeOnce sync.Once
 	closeErr  error
+
+	aside struct { // what could not be read
+		sync.Mutex
+		counts map[string]int64
+	}
 
 	probe struct { // Ready's last answer
 		sync.Mutex
@@ -256,6 +262,24 @@ func (b *Bus) Ready() error {
 	}
 	b.probe.at = time.Now()
 	return b.probe.err
+}
+
+// setAside notes something that this release can't read: it is not tried again.
+func (b *Bus) setAside(where string, err error) {
+	b.log.Warn("set aside what can't be read", "where", where, "err", err)
+	b.aside.Lock()
+	defer b.aside.Unlock()
+	if b.aside.counts == nil {
+		b.aside.counts = map[string]int64{}
+	}
+	b.aside.counts[where]++
+}
+
+// Unreadable counts what this process has met and could not read, by bucket, or "hints", "requests" and "broadcasts".
+func (b *Bus) Unreadable() map[string]int64 {
+	b.aside.Lock()
+	defer b.aside.Unlock()
+	return maps.Clone(b.aside.counts)
 }
 
 // FarmID is the identity of the farm whose records these are: a ULID that the first Open made.

@@ -103,6 +103,7 @@ func Handle[Req, Resp any](b *Bus, s Subject, fn func(context.Context, Req) (Res
 		}()
 		req, err := decode[Req]("request "+string(s), data)
 		if err != nil {
+			b.setAside("requests", err)
 			return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 		}
 		resp, err := fn(ctx, req)
@@ -208,7 +209,7 @@ func (b *Bus) Subscribe(fn func(CancelShard)) (stop func(), err error) {
 	sub, err := b.nc.Subscribe(b.subject("cancel"), func(m *nats.Msg) {
 		c, err := decode[CancelShard]("broadcast", m.Data)
 		if err != nil {
-			b.log.Warn("dropped an unreadable broadcast", "err", err)
+			b.setAside("broadcasts", err)
 			return
 		}
 		fn(c)

@@ -142,7 +142,7 @@ func (w *Work) collect(ctx context.Context, batch jetstream.MessageBatch) ([]Hin
 	for m := range batch.Messages() {
 		v, err := decode[hint]("hint", m.Data())
 		if err != nil {
-			w.b.log.Warn("dropped an unreadable hint", "class", w.class, "err", err)
+			w.b.setAside("hints", err)
 			if err := m.Term(); err != nil {
 				return hints, w.failed(err)
 			}

@@ -16,6 +16,7 @@ var (
 	ranDesc    = prometheus.NewDesc("bakefarm_running_shards", "Shards that a worker runs.", []string{"class"}, nil)
 	slotsDesc  = prometheus.NewDesc("bakefarm_worker_slots", "Shards that the present workers run at a time, drained ones left out.", nil, nil)
 	loadDesc   = prometheus.NewDesc("bakefarm_saturation", "Shards that run or wait, a slot: above 1 more workers would help.", nil, nil)
+	asideDesc  = prometheus.NewDesc("bakefarm_unreadable_total", "Records and messages that this release can't read, passed over.", []string{"where"}, nil)
 	hereDesc   = prometheus.NewDesc("bakefarm_workers", "Workers that are present.", []string{"state"}, nil)
 )
 
@@ -26,7 +27,7 @@ type queueMetrics Coordinator
 
 // Describe implements prometheus.Collector.
 func (*queueMetrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{queuedDesc, oldestDesc, ranDesc, slotsDesc, loadDesc, hereDesc} {
+	for _, d := range []*prometheus.Desc{queuedDesc, oldestDesc, ranDesc, slotsDesc, loadDesc, hereDesc, asideDesc} {
 		ch <- d
 	}
 }
@@ -89,6 +90,9 @@ func (m *queueMetrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	for state, n := range states {
 		gauge(hereDesc, float64(n), state)
+	}
+	for where, n := range c.Bus.Unreadable() {
+		ch <- prometheus.MustNewConstMetric(asideDesc, prometheus.CounterValue, float64(n), where)
 	}
 	gauge(slotsDesc, float64(slots))
 	gauge(loadDesc, float64(waiting+busy)/float64(max(slots, 1)))

@@ -141,6 +141,16 @@ func (s *settings) connect(p *program, data *dataDir, where storage, r role, wai
 		return nil, err
 	}
 	p.closes("store", store.Close)
+	if r.writesLedger() {
+		err := store.Claim(ctx, b.FarmID(), s.takeOver)
+		if errors.Is(err, s3store.ErrForeign) {
+			return nil, usagef("--s3: %w: give each farm a bucket or a prefix of its own (http://…/bucket/prefix). "+
+				"If this farm's NATS was made anew and the images are to be its own from now on, say --take-over once: what no restored record names will be collected", err)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
 	p.runs("catalog", func(ctx context.Context) error { return index.Run(ctx, store.ReadIndex, catalog.ReadLocks(store)) })
 	return &connections{b, store, index}, nil
 }

@@ -39,6 +39,7 @@ type settings struct {
 	routeAt       string
 	routes        []string
 	replicas      int
+	takeOver      bool
 	insecure      []string
 	lease         time.Duration
 	maxAge        time.Duration
@@ -95,6 +96,7 @@ func (s *settings) whole(cmd *cobra.Command) {
 	flags.StringVar(&s.routeAt, "cluster-advertise", "", "address that the servers of the other coordinators are told, host:port, where they don't reach --cluster-listen as it is")
 	flags.StringSliceVar(&s.routes, "routes", nil, "addresses of the coordinators' embedded NATS servers, host:port, as their --cluster-listen says")
 	flags.StringVar(&s.cluster, "cluster-name", "", "name of the cluster that the embedded NATS servers form (default: the farm's)")
+	flags.BoolVar(&s.takeOver, "take-over", false, "make the S3 bucket this farm's although it says that it is another one's")
 	flags.IntVar(&s.replicas, "replicas", 0, "copies of every record: 1 to 5 (default: 3 in a cluster, else as it is)")
 }
 
