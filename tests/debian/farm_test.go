@@ -199,6 +199,6 @@ func (i image) tree(t *testing.T) map[string]entry {
 			t.Fatal(err)
 		}
 	}
-	named(tree, owners[passwd], owners[group])
+	named(tree, owners)
 	return tree
 }

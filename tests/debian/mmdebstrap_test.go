@@ -104,15 +104,7 @@ func excepted(p string, list []exception) bool {
 // TestSameAsMmdebstrap bakes systems with their maintainer scripts and compares them, file by file, with what mmdebstrap
 // makes of the same packages in the same versions: names, types, modes, owners, links, attributes and contents.
 func TestSameAsMmdebstrap(t *testing.T) {
-	if testing.Short() {
-		t.Skip("downloads two systems, and makes them")
-	}
-	if _, err := exec.LookPath("mmdebstrap"); err != nil {
-		t.Skip("mmdebstrap is not here: apt-get install mmdebstrap")
-	}
-	if os.Getuid() != 0 {
-		t.Skip("mmdebstrap would make the system in another way than as root")
-	}
+	wantMmdebstrap(t)
 	chosen := sets[:1]
 	if *all {
 		chosen = sets
@@ -124,8 +116,68 @@ func TestSameAsMmdebstrap(t *testing.T) {
 	for _, packages := range chosen {
 		t.Run(strings.Join(packages, "+"), func(t *testing.T) {
 			ours := f.bake(t, "{debian: {suite: bookworm, packages: ["+strings.Join(packages, ", ")+"]}}")
-			compare(t, ours.tree(t), mmdebstrap(t, ours.locked))
+			compare(t, ours.tree(t), mmdebstrap(t, "minbase", ours.locked))
 		})
+	}
+}
+
+func wantMmdebstrap(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("downloads two systems, and makes them")
+	}
+	if _, err := exec.LookPath("mmdebstrap"); err != nil {
+		t.Skip("mmdebstrap is not here: apt-get install mmdebstrap")
+	}
+	if os.Getuid() != 0 {
+		t.Skip("mmdebstrap would make the system in another way than as root")
+	}
+}
+
+// beside are what a system without scripts has beside the files of its packages, as docs/debian.md lists it, or has
+// otherwise than they do.
+var beside = []exception{
+	{"var/lib/dpkg", "dpkg's database: mmdebstrap only extracts"},
+	{"etc/alternatives", "alternatives"},
+	{"etc/passwd", "accounts"},
+	{"etc/group", "accounts"},
+	{"etc/shadow", "accounts"},
+	{"etc/gshadow", "accounts"},
+	{"etc/subuid", "accounts"},
+	{"etc/subgid", "accounts"},
+	{"etc/ld.so.cache", "the loader's index"},
+	{"etc/ssl/certs/*", "certificates"},
+	{"etc/ca-certificates.conf", "certificates"},
+	{"etc/pam.d/common-*", "PAM"},
+	{"root/.*", "base-files"},
+	{"var/run", "base-files"},
+	{"var/lock", "base-files"},
+}
+
+// TestSameAsExtracted: without scripts, the packages' files are those that mmdebstrap extracts of the same packages.
+func TestSameAsExtracted(t *testing.T) {
+	wantMmdebstrap(t)
+	ours := start(t).bake(t, "{debian: {suite: bookworm, scripts: skip, packages: ["+inhabited+"]}}")
+	tree, theirs := ours.tree(t), mmdebstrap(t, "extract", ours.locked)
+	same := 0
+	for _, p := range slices.Sorted(maps.Keys(theirs)) {
+		switch a, b := tree[p], theirs[p]; {
+		case a == b:
+			same++
+		case excepted(p, onlyTheirs) || excepted(p, beside) || excepted(p, different):
+		default:
+			t.Errorf("%s differs:\n  ours   %+v\n  theirs %+v", p, a, b)
+		}
+	}
+	var made []string
+	for _, p := range slices.Sorted(maps.Keys(tree)) {
+		if (theirs[p] == entry{}) && !excepted(p, beside) {
+			made = append(made, p)
+		}
+	}
+	t.Logf("%d of %d paths are the same; made beside the packages' own: %q", same, len(theirs), made)
+	if same < 3000 || len(made) > 200 {
+		t.Errorf("%d paths are the same, and %d made: were the right files compared?", same, len(made))
 	}
 }
 
@@ -157,7 +209,7 @@ func compare(t *testing.T, ours, theirs map[string]entry) {
 }
 
 // mmdebstrap makes a system of exactly these packages ("name=version") and returns its tree.
-func mmdebstrap(t *testing.T, packages []string) map[string]entry {
+func mmdebstrap(t *testing.T, variant string, packages []string) map[string]entry {
 	t.Helper()
 	file := scratch(t, "mmdebstrap.tar")
 	began := time.Now()
@@ -167,7 +219,7 @@ func mmdebstrap(t *testing.T, packages []string) map[string]entry {
 			"--setup-hook=mkdir -p \"$1\"/var/cache/apt/archives; cp -l "+*debs+"/*.deb \"$1\"/var/cache/apt/archives/ 2>/dev/null || cp "+*debs+"/*.deb \"$1\"/var/cache/apt/archives/ || true",
 			"--customize-hook=cp -n \"$1\"/var/cache/apt/archives/*.deb "+*debs+"/; rm -f \"$1\"/var/cache/apt/archives/*.deb")
 	}
-	args = append(args, "--variant=minbase", "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
+	args = append(args, "--variant="+variant, "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
 		"--include="+strings.Join(packages, ","), "bookworm", file)
 	sources, err := filepath.Glob("/etc/apt/sources.list.d/*")
 	if err != nil {
@@ -190,6 +242,6 @@ func mmdebstrap(t *testing.T, packages []string) map[string]entry {
 	if err := lay(tree, f, owners); err != nil {
 		t.Fatal(err)
 	}
-	named(tree, owners[passwd], owners[group])
+	named(tree, owners)
 	return tree
 }

@@ -23,17 +23,17 @@ type entry struct {
 	Xattrs   string
 }
 
-// Where a system has the names of owners.
-const (
-	passwd = "etc/passwd"
-	group  = "etc/group"
-)
-
 // owners are the files that lay is to read the text of for named.
-func owners() map[string]string { return map[string]string{passwd: "", group: ""} }
+func owners() map[string]string {
+	return map[string]string{"etc/passwd": "", "etc/group": "", masters + "passwd.master": "", masters + "group.master": ""}
+}
 
-// named gives the owners of a tree the names that its system has for them: contents are those of passwd and group.
-func named(tree map[string]entry, passwd, group string) {
+const masters = "usr/share/base-passwd/"
+
+// named gives the owners of a tree the names that its system has for them, or that it would begin with.
+func named(tree map[string]entry, owners map[string]string) {
+	passwd := cmp.Or(owners["etc/passwd"], owners[masters+"passwd.master"])
+	group := cmp.Or(owners["etc/group"], owners[masters+"group.master"])
 	names := func(text string) map[string]string {
 		byNumber := map[string]string{}
 		for line := range strings.Lines(text) {
