@@ -14,6 +14,7 @@ import (
 
 	"bakefarm/imagestore"
 	"bakefarm/imagestore/collect"
+	"bakefarm/imagestore/s3store"
 	"bakefarm/imagestore/storetest"
 
 	"github.com/opencontainers/go-digest"
@@ -113,6 +114,33 @@ func TestOrphans(t *testing.T) {
 	if r := l.collect(); r.Orphans != packs || l.objects() != 0 {
 		t.Fatalf("%+v; %d objects", r, l.objects())
 	}
+}
+
+// TestWholes: a blob's object beside its pieces goes when nothing needs the blob, and not while somebody may have a URL of it.
+func TestWholes(t *testing.T) {
+	l := newLittle(t, nil)
+	for _, name := range []string{"kept", "gone"} {
+		l.begin("of "+name, name, name, "a piece of both").finish()
+		l.must(l.worker.store.Materialise(t.Context(), l.versions[name].Digest))
+	}
+	wholes := func() (n int) {
+		l.must(l.janitor.store.Wholes(t.Context(), func(s3store.Whole) error { n++; return nil }))
+		return n
+	}
+	l.pass(49 * time.Hour)
+	if r := l.collect(); r.Wholes != 0 || wholes() != 2 {
+		t.Fatalf("%d objects; %+v", wholes(), r)
+	}
+	gone := l.versions["gone"].Digest
+	l.remove("gone")
+	l.pass(actionAge + time.Second) // nor does the action cache need it
+	if r := l.collect(); r.Wholes != 1 || r.Freed == 0 || wholes() != 1 {
+		t.Fatalf("%d objects; %+v", wholes(), r)
+	}
+	if there, err := l.worker.store.Materialised(t.Context(), gone); err != nil || there {
+		t.Errorf("what nothing needs is still there: %v, %v", there, err)
+	}
+	l.check("the pieces are another matter")
 }
 
 // TestInterleaved runs a bake that wants what is just being collected, split at every step, with the rest of it at every
