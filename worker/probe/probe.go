@@ -36,11 +36,15 @@ type Target struct {
 type Failure struct {
 	Test   recipe.Test
 	Within time.Duration // that it had
+	Slow   int           // times what the recipe says
 	Last   error         // what the last try came to: no cause that another attempt might not have
 }
 
 func (e *Failure) Error() string {
 	s := fmt.Sprintf("test %s: not within %s", e.Test, e.Within)
+	if e.Slow > 1 {
+		s += fmt.Sprintf(" (%s, %d times for an emulated processor)", e.Test.Within, e.Slow)
+	}
 	if e.Last != nil {
 		s += ": " + e.Last.Error()
 	}
@@ -94,7 +98,7 @@ func (t Target) ask(ctx context.Context, test recipe.Test) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		return &Failure{test, within, last}
+		return &Failure{test, within, t.Slow, last}
 	}
 }
 
