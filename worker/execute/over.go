@@ -4,15 +4,109 @@ import (
 	"archive/tar"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"bakefarm/compose"
 	"bakefarm/compose/disk"
+	"bakefarm/compose/oci"
 	"bakefarm/compose/rootfs"
+	"bakefarm/imagestore"
+	"bakefarm/imagestore/remote"
 	"bakefarm/plan"
 	"bakefarm/recipe"
 )
+
+// overBase splits off the base that the first of a job's dependencies made, if there is one.
+func overBase[Output any](j *job, over bool) (*plan.Base, []Output, error) {
+	if !over {
+		outputs, err := dependencies[Output](j)
+		return nil, outputs, err
+	}
+	raw, err := dependencies[json.RawMessage](j)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(raw) == 0 {
+		return nil, nil, errors.New("spec: a base, but no dependency")
+	}
+	base := &plan.Base{}
+	if err := json.Unmarshal(raw[0], base); err != nil || base.Record == "" {
+		return nil, nil, fmt.Errorf("output of the base: %w", errors.Join(err, errors.New("it has no record")))
+	}
+	outputs := make([]Output, len(raw)-1)
+	for i, r := range raw[1:] {
+		if err := json.Unmarshal(r, &outputs[i]); err != nil {
+			return nil, nil, fmt.Errorf("outputs of dependencies: %w", err)
+		}
+	}
+	return base, outputs, nil
+}
+
+// rootfs reads what is known of a base.
+func (j *job) rootfs(ctx context.Context, base *plan.Base) (*rootfs.Record, error) {
+	raw, err := j.piece(ctx, base.Record, rootfs.MaxRecord)
+	if err != nil {
+		return nil, fmt.Errorf("base: %w", err)
+	}
+	record, err := rootfs.DecodeRecord(raw)
+	if err != nil {
+		return nil, fmt.Errorf("base: %w", err)
+	}
+	return record, nil
+}
+
+// overConfig writes the configuration of an image over a base, and puts the base's layers below ours.
+func (j *job) overConfig(ctx context.Context, base *plan.Base, wanted oci.Config, platform oci.Platform, layers []oci.Layer) ([]byte, []oci.Layer, error) {
+	raw, err := imagestore.ReadAll(ctx, j.Store, base.Config, remote.MaxConfig)
+	if err != nil {
+		return nil, nil, fmt.Errorf("configuration of the base: %w", err)
+	}
+	var below []oci.Layer
+	for _, l := range base.Layers {
+		below = append(below, oci.Layer{Role: "base", Digest: l.Digest, Size: l.Size, DiffID: l.DiffID, MediaType: l.MediaType})
+	}
+	if n := len(below) + len(layers); n > plan.MaxLayers {
+		return nil, nil, fmt.Errorf("the image would have %d layers, %d of them the base's: container engines take at most %d", n, len(below), plan.MaxLayers)
+	}
+	config, err := oci.NewConfigOver(raw, wanted, platform, below, layers)
+	return config, append(below, layers...), err
+}
+
+// inherited is a recipe's configuration with that of the base where it says nothing.
+func (j *job) inherited(ctx context.Context, base *plan.Base, c recipe.Config) (recipe.Config, error) {
+	raw, err := imagestore.ReadAll(ctx, j.Store, base.Config, remote.MaxConfig)
+	if err != nil {
+		return c, fmt.Errorf("configuration of the base: %w", err)
+	}
+	is, err := oci.Inherit(raw, oci.Config{Entrypoint: c.Entrypoint, Cmd: c.Cmd, Env: c.Env, User: c.User, WorkingDir: c.WorkingDir,
+		Ports: c.Ports, Volumes: c.Volumes, Labels: c.Labels, StopSignal: c.StopSignal})
+	if err != nil {
+		return c, fmt.Errorf("base: %w", err)
+	}
+	c.Entrypoint, c.Cmd, c.User, c.WorkingDir, c.StopSignal = is.Entrypoint, is.Cmd, is.User, is.WorkingDir, is.StopSignal
+	c.Env = map[string]string{}
+	for _, e := range is.Env {
+		name, value, _ := strings.Cut(e, "=")
+		c.Env[name] = value
+	}
+	return c, nil
+}
+
+// basePackages reads the list of a base's packages.
+func (j *job) basePackages(ctx context.Context, base *plan.Base) ([]recipe.BasePackage, error) {
+	raw, err := j.piece(ctx, base.Packages, maxSpec)
+	if err != nil {
+		return nil, fmt.Errorf("packages of the base: %w", err)
+	}
+	var list []recipe.BasePackage
+	if err := json.Unmarshal(raw, &list); err != nil {
+		return nil, fmt.Errorf("packages of the base: %w", err)
+	}
+	return list, nil
+}
 
 // overApp makes the head of a layer of app files over a base: directories that are there stay as they are, unless the app
 // gives them to somebody, and only what is new or other is in the layer, with the directories above it.
