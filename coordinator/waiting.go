@@ -94,13 +94,20 @@ func match(workers map[string]farm.Worker, class string, requires []string) verd
 	if len(lacking) == 0 {
 		return verdict{}
 	}
-	arch, _, _ := strings.Cut(class, ".")
+	arch, kind, _ := strings.Cut(class, ".")
 	var who []string
 	for _, lack := range slices.Sorted(maps.Keys(lacking)) {
 		who = append(who, fmt.Sprintf("%s: %s", strings.Join(slices.Sorted(slices.Values(lacking[lack])), ", "), lack))
 	}
-	return verdict{why: fmt.Sprintf("no worker of this farm can run programs of %s images. %s. "+
-		"Mend it (bakefarm doctor looks at a machine), start a worker that can, or write scripts: skip", arch, strings.Join(who, "; "))}
+	can, instead := "run programs of "+arch+" images", "write scripts: skip"
+	switch farm.Kind(kind) {
+	case farm.KindRun:
+		instead = "leave the image out of tests (on: disk)"
+	case farm.KindBoot:
+		can, instead = "start "+arch+" disks", "leave the disk out of tests (on: oci)"
+	}
+	return verdict{why: fmt.Sprintf("no worker of this farm can %s. %s. Mend it (bakefarm doctor looks at a machine), start a worker that can, or %s",
+		can, strings.Join(who, "; "), instead)}
 }
 
 // need says in words what a shard wants of a worker: "arch=arm64, kind=boot", or "kind=convert" where the architecture does not

@@ -34,3 +34,16 @@ func TestMatch(t *testing.T) {
 		t.Error(need("arm64.run", nil), need("any.cut", []string{"gpu", "region=eu"}))
 	}
 }
+
+// What can be done about it depends on the work.
+func TestMatchTests(t *testing.T) {
+	workers := map[string]farm.Worker{"w": {Lacks: map[string]string{"amd64.boot": "no QEMU", "amd64.run": "no runtime"}}}
+	for class, want := range map[string]string{
+		"amd64.boot": "no worker of this farm can start amd64 disks. w: no QEMU. Mend it (bakefarm doctor looks at a machine), start a worker that can, or leave the disk out of tests (on: oci)",
+		"amd64.run":  "no worker of this farm can run programs of amd64 images. w: no runtime. Mend it (bakefarm doctor looks at a machine), start a worker that can, or leave the image out of tests (on: disk)",
+	} {
+		if got := match(workers, class, nil).why; got != want {
+			t.Errorf("%s: %s", class, got)
+		}
+	}
+}
