@@ -34,7 +34,7 @@ func TestBench(t *testing.T) {
 	machine := machine()
 	b.rebakes()
 	b.disks()
-	b.cold()
+	b.systems()
 	fmt.Println()
 	if err := render(os.Stdout, machine, b.measured, b.notes); err != nil {
 		t.Fatal(err)
@@ -53,12 +53,14 @@ func machine() string {
 
 // bench is one run of everything.
 type bench struct {
-	t        testing.TB
-	ctx      context.Context
-	dir      string // scratch
-	apps     uint64 // made so far
-	measured []*measurement
-	notes    []string
+	t           testing.TB
+	ctx         context.Context
+	dir         string   // scratch
+	proxy       string   // of the packages; empty: none
+	environment []string // of farms
+	apps        uint64   // made so far
+	measured    []*measurement
+	notes       []string
 }
 
 func (b *bench) note(format string, args ...any) {
@@ -77,14 +79,19 @@ func (b *bench) measure(what string, rounds int, by ...*contender) {
 	b.measured = append(b.measured, m)
 }
 
-// recipeText is the recipe of a Debian minbase with some more packages, and the app when there is one.
+// recipeText is the recipe of a Debian minbase with some more packages, and the app when there is one. No scripts run.
 func recipeText(name string, app bool, packages ...string) string {
-	text := "apiVersion: bakefarm/v1\nname: bench/" + name + "\nos:\n  debian: {suite: " + suite + ", variant: minbase, scripts: skip, packages: [" +
-		strings.Join(packages, ", ") + "]}\nconfig: {cmd: [/bin/sh]}\n"
+	text := systemText(name, "skip", packages...)
 	if app {
 		text += "app:\n  - {copy: ., to: /" + where + "}\n"
 	}
 	return text
+}
+
+// systemText is the recipe of a Debian minbase with some more packages. scripts is skip or run.
+func systemText(name, scripts string, packages ...string) string {
+	return "apiVersion: bakefarm/v1\nname: bench/" + name + "\nos:\n  debian: {suite: " + suite + ", variant: minbase, scripts: " + scripts +
+		", packages: [" + strings.Join(packages, ", ") + "]}\nconfig: {cmd: [/bin/sh]}\n"
 }
 
 const suite = "bookworm"
@@ -231,71 +238,4 @@ func (b *bench) impatient() {
 		settle()
 		return bake()
 	}})
-}
-
-// cold measures a Debian from nothing, then one whose packages other images have had.
-func (b *bench) cold() {
-	var farm *aFarm
-	osBake := func(packages ...string) (api.Bake, time.Duration, error) {
-		settle()
-		return farm.bake(b.ctx, job{recipe: recipeText("os", false, packages...)}, false)
-	}
-	var proxy string
-	var environment []string
-	if local, err := newArchive(b.t, filepath.Join(b.dir, "archive")); err == nil {
-		proxy = local.server.URL
-		environment = []string{"http_proxy=" + proxy}
-	} else {
-		b.note("packages come over the network each time: %v", err)
-	}
-	farm = startFarmIn(b.t, environment)
-	bake, _, err := osBake() // which also makes the packages local
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	lock, err := farm.client.Lock(b.ctx, bake.ID)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	var names []string
-	for _, p := range lock.OS.Debian.Platforms["linux/amd64"] {
-		names = append(names, p.Name)
-	}
-	rival, rivalErr := newMmdebstrap(b.dir, suite, proxy, names)
-	extract := func(target string) *contender {
-		c := &contender{name: "mmdebstrap --variant=extract, to " + path.Base(target), err: rivalErr}
-		c.run = func() (time.Duration, error) {
-			settle()
-			defer func() {
-				if target != os.DevNull {
-					os.RemoveAll(target)
-				}
-			}()
-			return rival.bake(b.ctx, target)
-		}
-		return c
-	}
-	b.measure(fmt.Sprintf("Debian minbase (%d packages), cold", len(names)), coldRounds,
-		&contender{name: "bakefarm, from POST to pullable", run: func() (time.Duration, error) {
-			farm.stop()
-			farm = startFarmIn(b.t, environment)
-			_, took, err := osBake()
-			return took, err
-		}},
-		extract(filepath.Join(b.dir, "out.tar")), extract(os.DevNull))
-
-	// Sets that differ in a package or two, of packages that are converted all: each is solved and assembled for the first time.
-	more := []string{"ca-certificates", "less", "netbase"}
-	if _, _, err := osBake(more...); err != nil {
-		b.t.Fatal(err)
-	}
-	next := 0
-	b.measure("Debian of packages converted before", coldRounds,
-		&contender{name: "bakefarm, from POST to pullable", run: func() (time.Duration, error) {
-			_, took, err := osBake(more[next])
-			next++
-			return took, err
-		}},
-		extract(filepath.Join(b.dir, "out.tar")))
-	farm.stop()
 }

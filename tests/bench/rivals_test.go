@@ -199,13 +199,14 @@ func (b *buildah) bake(ctx context.Context, dir, target string) (time.Duration, 
 	return building + pushing, err
 }
 
-// mmdebstrap lays the named packages' files, which it downloads, as the farm does.
+// mmdebstrap makes a system of packages, which it downloads, as the farm does.
 type mmdebstrap struct {
 	args []string
 }
 
-// newMmdebstrap prepares for packages of a suite from the machine's apt sources, through a proxy unless that is empty.
-func newMmdebstrap(dir, suite, proxy string, packages []string) (*mmdebstrap, error) {
+// newMmdebstrap prepares for a variant of a suite, with more packages, from the machine's apt sources, through a proxy unless
+// that is empty.
+func newMmdebstrap(dir, suite, proxy, variant string, packages []string) (*mmdebstrap, error) {
 	if _, err := exec.LookPath("mmdebstrap"); err != nil {
 		return nil, err
 	}
@@ -213,7 +214,10 @@ func newMmdebstrap(dir, suite, proxy string, packages []string) (*mmdebstrap, er
 	if err != nil {
 		return nil, err
 	}
-	m := &mmdebstrap{args: []string{"--quiet", "--variant=extract", "--include=" + strings.Join(packages, ",")}}
+	m := &mmdebstrap{args: []string{"--quiet", "--variant=" + variant}}
+	if len(packages) > 0 {
+		m.args = append(m.args, "--include="+strings.Join(packages, ","))
+	}
 	// Its apt reads no configuration of the machine's, where a proxy may stand without which there is no mirror.
 	proxies, err := exec.Command("apt-config", "dump", "--format", "%f \"%v\";%n", "Acquire::http::Proxy", "Acquire::https::Proxy").Output()
 	if err != nil {
