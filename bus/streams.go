@@ -27,6 +27,7 @@ const (
 	apiTimeout = 5 * time.Second // of one JetStream request, where the caller's context has no deadline
 
 	prepareTimeout = 30 * time.Second // for all streams and buckets
+	answerTimeout  = 3 * time.Second  // for one of them
 )
 
 // errOther says that something else has one of our names.
@@ -75,7 +76,7 @@ func (b *Bus) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.meta, err = openBucket[identity](ctx, b, "meta", forever)
+	b.meta = must[identity](ctx, b, "meta", forever, &err)
 	b.Bakes = must[farm.Bake](ctx, b, "bakes", forever, &err)
 	b.Shards = must[farm.Shard](ctx, b, "shards", forever, &err)
 	b.Actions = must[farm.ActionEntry](ctx, b, "actions", lifetime{wanted: b.cfg.ActionTTL}, &err)
@@ -105,8 +106,24 @@ func must[T any](ctx context.Context, b *Bus, name string, ttl lifetime, err *er
 		return nil
 	}
 	var k *Bucket[T]
-	k, *err = openBucket[T](ctx, b, name, ttl)
+	*err = ask(ctx, func(ctx context.Context) (err error) {
+		k, err = openBucket[T](ctx, b, name, ttl)
+		return err
+	})
 	return k
+}
+
+// ask asks the servers for something that may be asked for twice, again and again until they answer: of clients that ask a
+// cluster for the same new stream at the same time, not all are answered.
+func ask(ctx context.Context, attempt func(context.Context) error) error {
+	for {
+		short, cancel := context.WithTimeout(ctx, answerTimeout)
+		err := attempt(short)
+		cancel()
+		if ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+			return err
+		}
+	}
 }
 
 // identify reads the farm's identity; the first one to come makes it.
@@ -121,6 +138,10 @@ func (b *Bus) identify(ctx context.Context) error {
 
 // ensureStream makes a stream, or brings its bounds up to date.
 func (b *Bus) ensureStream(ctx context.Context, want jetstream.StreamConfig) error {
+	return ask(ctx, func(ctx context.Context) error { return b.makeStream(ctx, want) })
+}
+
+func (b *Bus) makeStream(ctx context.Context, want jetstream.StreamConfig) error {
 	want.Storage = jetstream.FileStorage
 	want.Replicas = max(1, b.cfg.Replicas)
 	s, err := b.js.Stream(ctx, want.Name)
