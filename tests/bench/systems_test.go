@@ -24,9 +24,11 @@ func (b *bench) systems() {
 	b.measure(what+", files only, cold", coldRounds, b.onEmptyFarm("skip", false),
 		b.rival("mmdebstrap --variant=extract, to out.tar", extract, extractErr, filepath.Join(b.dir, "out.tar")),
 		b.rival("mmdebstrap --variant=extract, to null", extract, extractErr, os.DevNull))
-	byMmdebstrap := b.rival("mmdebstrap --variant=minbase, to out.tar", configure, configureErr, filepath.Join(b.dir, "out.tar"))
-	b.measure(what+", scripts run, cold", coldRounds, b.onEmptyFarm("run", false), byMmdebstrap)
-	b.measure(what+", scripts run, packages converted before", coldRounds, b.onEmptyFarm("run", true), byMmdebstrap)
+	byMmdebstrap := func() *contender {
+		return b.rival("mmdebstrap --variant=minbase, to out.tar", configure, configureErr, filepath.Join(b.dir, "out.tar"))
+	}
+	b.measure(what+", scripts run, cold", coldRounds, b.onEmptyFarm("run", false), byMmdebstrap())
+	b.measure(what+", scripts run, packages converted before", coldRounds, b.onEmptyFarm("run", true), byMmdebstrap())
 
 	// Sets that differ in a package or two, of packages that are converted all: each is solved and assembled for the first time.
 	farm := startFarmIn(b.t, b.environment)
@@ -36,7 +38,7 @@ func (b *bench) systems() {
 		if _, _, err := farm.bake(b.ctx, job{recipe: systemText("os", scripts, more...)}, false); err != nil {
 			b.t.Fatal(err)
 		}
-		next, rival := 0, byMmdebstrap
+		next, rival := 0, byMmdebstrap()
 		name := "Debian with one package more, scripts run, packages converted before"
 		if scripts == "skip" {
 			name = "Debian of packages converted before, files only"
