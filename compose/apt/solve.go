@@ -345,7 +345,7 @@ func (s *solver) removed() error {
 	return e
 }
 
-// RemovedError: the request has no answer that leaves all installed packages where they are.
+// RemovedError says that the request has no answer that leaves all installed packages where they are.
 type RemovedError struct{ Packages []string }
 
 func (e *RemovedError) Error() string {

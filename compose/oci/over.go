@@ -34,7 +34,8 @@ func Inherit(base []byte, c Config) (v1.ImageConfig, error) {
 	if c.Cmd != nil {
 		is.Cmd = c.Cmd
 	}
-	is.ArgsEscaped = false //nolint:staticcheck // of Windows
+	//lint:ignore SA1019 a base may still have it, and it is about Windows
+	is.ArgsEscaped = false
 	return is, nil
 }
 

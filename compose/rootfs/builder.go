@@ -29,7 +29,7 @@ const (
 	reservedPrefix = ".wh..wh."
 )
 
-// ErrLayer: a layer is none, or says what no layer may.
+// ErrLayer means that a layer is none, or says what no layer may.
 var ErrLayer = errors.New("is no layer of a file system")
 
 // Builder lays layers over each other.

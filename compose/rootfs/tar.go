@@ -16,7 +16,7 @@ import (
 // MaxTar bounds an uncompressed tar, in bytes: what unpacks to more is no system but a bomb.
 const MaxTar = 16 << 30
 
-// ErrTar: a tar holds what no layer of ours may.
+// ErrTar means that a tar holds what no layer of ours may.
 var ErrTar = errors.New("is no root file system")
 
 // Contents is what a tar of a root file system holds, once its entries are settled:

@@ -164,10 +164,10 @@ func (s *Store) url() string {
 	return strings.TrimSuffix(s.client.EndpointURL().String(), "/") + "/" + path.Join(s.bucket, s.prefix)
 }
 
-// objectName spreads packs over 1024 prefixes, by the random part of the ULID (its characters 10 to 25).
 // Host is the service's host and port.
 func (s *Store) Host() string { return s.client.EndpointURL().Host }
 
+// objectName spreads packs over 1024 prefixes, by the random part of the ULID (its characters 10 to 25).
 func (s *Store) objectName(pack string) string {
 	spread := "00"
 	if len(pack) >= 12 {

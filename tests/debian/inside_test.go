@@ -62,11 +62,10 @@ func (in *inside) lay(i image) {
 		for name := range strings.Lines(string(removed)) {
 			name = strings.TrimSpace(name)
 			gone := filepath.Join(filepath.Dir(name), strings.TrimPrefix(filepath.Base(name), ".wh."))
-			if err := os.RemoveAll(gone); err == nil {
-				err = os.Remove(name)
-			}
-			if err != nil {
-				in.t.Fatal(err)
+			for _, path := range []string{gone, name} {
+				if err := os.RemoveAll(path); err != nil {
+					in.t.Fatal(err)
+				}
 			}
 		}
 	}

@@ -48,7 +48,7 @@ var arches = map[string]arch{
 	},
 }
 
-// ErrUnavailable: disks of that architecture can't be started here. The error says what is missing and how to mend it.
+// ErrUnavailable means that disks of that architecture can't be started here. The error says what is missing and how to mend it.
 var ErrUnavailable = errors.New("no virtual machine")
 
 // Host starts disks on this machine. Its methods may be called by several goroutines.
