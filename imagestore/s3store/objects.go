@@ -24,8 +24,19 @@ type Object struct {
 
 // Objects calls fn for every pack object in the bucket, with or without a record.
 func (s *Store) Objects(ctx context.Context, fn func(Object) error) error {
+	return s.list(ctx, "packs", func(o minio.ObjectInfo) error {
+		pack := path.Base(o.Key)
+		if o.Key != s.objectName(pack) {
+			return nil // not one of ours
+		}
+		return fn(Object{pack, o.Size, o.LastModified})
+	})
+}
+
+// list calls fn for every object below a directory of the store's.
+func (s *Store) list(ctx context.Context, dir string, fn func(minio.ObjectInfo) error) error {
 	ctx, cancel := context.WithCancel(ctx)
-	root := path.Join(s.prefix, "packs") + "/"
+	root := path.Join(s.prefix, dir) + "/"
 	listing := s.client.ListObjects(ctx, s.bucket, minio.ListObjectsOptions{Prefix: root, Recursive: true})
 	defer func() { // the listing ends when it can't send any more
 		cancel()
@@ -34,13 +45,12 @@ func (s *Store) Objects(ctx context.Context, fn func(Object) error) error {
 	}()
 	for o := range listing {
 		if o.Err != nil {
-			return fmt.Errorf("list %s%s: %w", s.url(), "/packs", o.Err)
+			return fmt.Errorf("list %s/%s: %w", s.url(), dir, o.Err)
 		}
-		pack := path.Base(o.Key)
-		if o.Key != s.objectName(pack) || strings.HasSuffix(o.Key, "/") {
-			continue // not one of ours
+		if strings.HasSuffix(o.Key, "/") {
+			continue // made by somebody who thinks of directories
 		}
-		if err := fn(Object{pack, o.Size, o.LastModified}); err != nil {
+		if err := fn(o); err != nil {
 			return err
 		}
 	}

@@ -10,7 +10,6 @@ import (
 	"io"
 	"net/http"
 	"path"
-	"strings"
 	"time"
 
 	"bakefarm/imagestore"
@@ -112,27 +111,13 @@ func (s *Store) Presign(ctx context.Context, d digest.Digest, valid time.Duratio
 
 // Wholes calls fn for every materialised blob.
 func (s *Store) Wholes(ctx context.Context, fn func(Whole) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	root := path.Join(s.prefix, "blobs") + "/"
-	listing := s.client.ListObjects(ctx, s.bucket, minio.ListObjectsOptions{Prefix: root, Recursive: true})
-	defer func() { // the listing ends when it can't send any more
-		cancel()
-		for range listing {
-		}
-	}()
-	for o := range listing {
-		if o.Err != nil {
-			return fmt.Errorf("list %s%s: %w", s.url(), "/blobs", o.Err)
-		}
+	return s.list(ctx, "blobs", func(o minio.ObjectInfo) error {
 		d := digest.NewDigestFromEncoded(digest.SHA256, path.Base(o.Key))
-		if strings.HasSuffix(o.Key, "/") || d.Validate() != nil || o.Key != s.wholeName(d) {
-			continue // not one of ours
+		if d.Validate() != nil || o.Key != s.wholeName(d) {
+			return nil // not one of ours
 		}
-		if err := fn(Whole{d, o.Size, o.LastModified}); err != nil {
-			return err
-		}
-	}
-	return ctx.Err()
+		return fn(Whole{d, o.Size, o.LastModified})
+	})
 }
 
 // Dematerialise deletes the object of a materialised blob. It is no error when there is none.
