@@ -49,24 +49,16 @@ func (c *Coordinator) based(ctx context.Context, f *flight, b farm.Bake) (jobs [
 				f.recipe.OS.Base.Field(), f.recipe.OS.Base.Ref, platform, listOr(slices.Sorted(maps.Keys(on.images)), "none that runs Linux"))
 		}
 		shard := plan.Import(plan.ImportSpec{Image: image, Platform: platform, Source: f.source})
-		w := want{id: shard.Key.Encoded(), kind: shard.Kind, key: shard.Key.Encoded()}
-		found, err := c.find(ctx, []want{w})
+		output, todo, err := c.early(ctx, f, shard)
 		if err != nil {
 			return nil, err
 		}
-		if found[0].output == nil {
-			jobs = append(jobs, job{id: w.id, shard: shard, exists: func(ctx context.Context) (bool, error) {
-				found, err := c.find(ctx, []want{w})
-				return err == nil && found[0].output != nil, err
-			}})
+		if todo != nil {
+			jobs = append(jobs, *todo)
 			continue
 		}
-		f.noteEarly(farm.ShardRef{
-			ID: w.id, Kind: shard.Kind, Label: shard.Label, Source: farm.SourceHit, State: farm.ShardDone,
-			Reason: shard.Reason(farm.SourceHit) + ": " + found[0].origin,
-		})
 		base := &plan.Found{Image: image}
-		if err := json.Unmarshal(found[0].output, &base.Base); err != nil {
+		if err := json.Unmarshal(output, &base.Base); err != nil {
 			return nil, fatally("%s: output: %w", shard.Label, err)
 		}
 		raw, err := imagestore.ReadAll(ctx, c.Store, base.Packages, maxBasePackages)

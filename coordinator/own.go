@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"bakefarm/farm"
 	"bakefarm/plan"
 	"bakefarm/recipe"
 )
@@ -19,24 +18,16 @@ type own []plan.Own
 func (c *Coordinator) inspected(ctx context.Context, f *flight) (found own, jobs []job, err error) {
 	for _, file := range f.debs {
 		shard := plan.Inspect(plan.InspectSpec{File: file.Path, Size: file.Size, Chunks: file.Chunks})
-		w := want{id: shard.Key.Encoded(), kind: shard.Kind, key: shard.Key.Encoded()}
-		finding, err := c.find(ctx, []want{w})
+		output, todo, err := c.early(ctx, f, shard)
 		if err != nil {
 			return nil, nil, err
 		}
-		if finding[0].output == nil {
-			jobs = append(jobs, job{id: w.id, shard: shard, exists: func(ctx context.Context) (bool, error) {
-				found, err := c.find(ctx, []want{w})
-				return err == nil && found[0].output != nil, err
-			}})
+		if todo != nil {
+			jobs = append(jobs, *todo)
 			continue
 		}
-		f.noteEarly(farm.ShardRef{
-			ID: w.id, Kind: shard.Kind, Label: shard.Label, Source: farm.SourceHit, State: farm.ShardDone,
-			Reason: shard.Reason(farm.SourceHit) + ": " + finding[0].origin,
-		})
 		var is plan.Own
-		if err := json.Unmarshal(finding[0].output, &is); err != nil {
+		if err := json.Unmarshal(output, &is); err != nil {
 			return nil, nil, fatally("%s: output: %w", shard.Label, err)
 		}
 		found = append(found, is)
