@@ -58,7 +58,7 @@ func (c *Coordinator) submit(ctx context.Context, req bus.SubmitRequest) (farm.B
 		return had, hadErr // whatever else: it was fine then
 	}
 	if err == nil {
-		b.Name = f.recipe.Name
+		b.Name, b.Requires = f.recipe.Name, union(b.Requires, f.recipe.Requires)
 		err = c.checkChunks(ctx, f)
 	}
 	if err != nil {

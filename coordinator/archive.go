@@ -16,9 +16,9 @@ import (
 const (
 	archiveEvery    = 500 * time.Millisecond
 	archiveAtOnce   = 64              // logs that share a commit
-	archivePatience = 2 * time.Second // for the last event of a bake that is over
+	archivePatience = 2 * time.Second // for the last event of a bake that is over, or the lease, if that is less
 	archiveWithin   = 24 * time.Hour  // after that the events are no longer there to be kept
-	archiveOthers   = 3 * time.Second // what another coordinator has ended is left to that one for so long
+	archiveOthers   = 3 * time.Second // what another coordinator has ended is left to that one for so long, or for the lease
 	maxLog          = 16 << 20        // bytes of one log; the rest is left out
 )
 
@@ -41,7 +41,7 @@ func (c *Coordinator) archive(ctx context.Context) {
 			}
 		}
 		due := c.bakes.pick(func(v *view[farm.Bake]) bool {
-			return c.lacksLog(v.rec) && (c.endedHere(v.rec.ID) || time.Since(v.changed) > archiveOthers)
+			return c.lacksLog(v.rec) && (c.endedHere(v.rec.ID) || time.Since(v.changed) > min(archiveOthers, c.Lease))
 		})
 		if len(due) == 0 {
 			more = false
@@ -107,7 +107,7 @@ func (c *Coordinator) readEvents(ctx context.Context, b farm.Bake) ([]byte, erro
 		return err
 	}
 	last := farm.Event{Schema: farm.Schema, Type: farm.EventBake, Bake: b.ID, At: b.DoneAt, State: b.State, Error: b.Error}
-	patient, cancel := context.WithTimeout(ctx, archivePatience)
+	patient, cancel := context.WithTimeout(ctx, min(archivePatience, c.Lease))
 	defer cancel()
 	err := c.Bus.Events(patient, b.ID, 0, func(_ uint64, e farm.Event) error {
 		if e.Type == farm.EventBake && e.State.Finished() {

@@ -197,8 +197,8 @@ func TestRequires(t *testing.T) {
 		}
 	}
 	put("region=us")
-	request := f.app("somewhere")
-	request.Requires = []string{"region=eu", "gpu"}
+	request := f.request(scratchRecipe+"requires: [gpu]\n", map[string]string{"server": "somewhere"})
+	request.Requires = []string{"region=eu"}
 	b := f.submit(request)
 	f.eventually("the bake waits", func() bool {
 		rec, _, err := f.bus.Bakes.Get(t.Context(), b.ID)

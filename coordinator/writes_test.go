@@ -98,9 +98,9 @@ func (f *testFarm) bakeDying(n int) bool {
 	}
 	answered := make(chan error, 1)
 	go func() { _, err := submit(); answered <- err }()
-	over := func() bool {
+	over := func() bool { // its log is the last thing that is written about it
 		b, _, err := f.bus.Bakes.Get(t.Context(), request.ID)
-		return err == nil && b.State.Finished()
+		return err == nil && b.Log != ""
 	}
 	dead := false
 	for !dead && !over() {
@@ -109,6 +109,11 @@ func (f *testFarm) bakeDying(n int) bool {
 			dead = true
 		case <-time.After(5 * time.Millisecond):
 		}
+	}
+	select {
+	case <-died: // with the very write that ended it all
+		dead = true
+	default:
 	}
 	if dead {
 		end()
@@ -127,20 +132,18 @@ func (f *testFarm) bakeDying(n int) bool {
 			t.Fatalf("write %d was the last one: the bake is not accepted by the next coordinator: %v", n, err)
 		}
 	}
-	b := f.finished(request.ID)
+	b := f.waitFor(request.ID, func(b farm.Bake) bool { return b.Log != "" || b.State.Finished() && b.State != farm.BakeDone })
 	v, _, err := f.bus.Versions.Get(t.Context(), b.Name+"@"+b.Version)
 	if b.State != farm.BakeDone || err != nil || v.Bake != b.ID || v.Images[0].Digest != b.Images[0].Digest {
 		t.Errorf("write %d was the last one: bake %s (%s), version of bake %s, %v", n, b.State, b.Error, v.Bake, err)
 	}
 	ends := 0
-	for until := time.Now().Add(20 * time.Second); ends == 0 && time.Now().Before(until); time.Sleep(10 * time.Millisecond) {
-		err = f.bus.EventsSoFar(t.Context(), b.ID, 0, func(_ uint64, e farm.Event) error {
-			if e.Type == farm.EventBake && e.State.Finished() {
-				ends++
-			}
-			return nil
-		})
-	}
+	err = f.bus.EventsSoFar(t.Context(), b.ID, 0, func(_ uint64, e farm.Event) error {
+		if e.Type == farm.EventBake && e.State.Finished() {
+			ends++
+		}
+		return nil
+	})
 	if ends != 1 || err != nil {
 		t.Errorf("write %d was the last one: %d ends are told, %v", n, ends, err)
 	}

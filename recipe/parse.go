@@ -54,7 +54,7 @@ func later(v strict.Value, instead string) {
 
 func readRecipe(v strict.Value) *Recipe {
 	f, ok := v.Fields("apiVersion: "+APIVersion+" and so on",
-		"apiVersion", "name", "os", "app", "steps", "config", "outputs", "tests", "publish")
+		"apiVersion", "name", "os", "app", "steps", "config", "outputs", "tests", "publish", "requires")
 	if !ok {
 		return nil
 	}
@@ -106,7 +106,26 @@ func readRecipe(v strict.Value) *Recipe {
 	if v, ok := f.Get("publish"); ok {
 		recipe.Publish = readPublish(v, recipe.Name)
 	}
+	if v, ok := f.Get("requires"); ok {
+		recipe.Requires = readRequires(v)
+	}
 	return recipe
+}
+
+// readRequires reads labels of workers.
+func readRequires(v strict.Value) []string {
+	labels, at, _ := v.Texts("[gpu, region=eu]")
+	if len(labels) > farm.MaxRequires {
+		v.Refuse("has %d labels; write at most %d", len(labels), farm.MaxRequires)
+		return nil
+	}
+	for i, l := range labels {
+		if err := farm.CheckLabel(l); err != nil {
+			at[i].Refuse("%s", err)
+		}
+	}
+	slices.Sort(labels)
+	return slices.Compact(labels)
 }
 
 // kinds of OS, one of which a recipe has.

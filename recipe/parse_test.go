@@ -49,6 +49,7 @@ outputs:
 publish:
   channel: dev
   registries: ["registry.example:5000/{{.Name}}:{{.Version}}", "localhost/x:{{.Channel}}-{{.Version}}"]
+requires: [region=eu, gpu, gpu]
 `
 
 func TestParseFull(t *testing.T) {
@@ -77,6 +78,7 @@ func TestParseFull(t *testing.T) {
 		Outputs: []Output{{OCI: &OCIOutput{Platforms: []string{"linux/amd64"}}}},
 		Publish: Publish{Channel: "dev", Registries: []string{
 			"registry.example:5000/{{.Name}}:{{.Version}}", "localhost/x:{{.Channel}}-{{.Version}}"}},
+		Requires: []string{"gpu", "region=eu"},
 	}
 	if !reflect.DeepEqual(r, want) {
 		t.Errorf("got  %+v\nwant %+v", r, want)
@@ -169,7 +171,7 @@ func TestParseErrors(t *testing.T) {
 			`f:1:1: os: is missing; write os: {debian: {suite: bookworm}}, or os: {scratch: true}`}},
 		{"unknown fields", minimal + "outptus: []\nsomething: 1\n", []string{
 			`f:5:1: outptus: unknown field; did you mean outputs?`,
-			`f:6:1: something: unknown field; the fields here are apiVersion, name, os, app, steps, config, outputs, tests, publish`}},
+			`f:6:1: something: unknown field; the fields here are apiVersion, name, os, app, steps, config, outputs, tests, publish, requires`}},
 		{"case", minimal + "Config: {}\n", []string{`f:5:1: Config: unknown field; did you mean config?`}},
 		{"other apiVersion", strings.Replace(minimal, "/v1", "/v2", 1), []string{`f:1:13: apiVersion: is "bakefarm/v2"; this release reads bakefarm/v1`}},
 		{"bad name", strings.Replace(minimal, "a/b", "A/b", 1), []string{
@@ -362,6 +364,11 @@ func TestParseErrors(t *testing.T) {
 			`f:5:24: publish.registries[0]: "r.example/a" does not end in a tag; write a reference such as "registry.example/shop/checkout:{{.Version}}"`}},
 		{"bad path", publish(`registries: ["r.example/A:1"]`), []string{
 			`f:5:24: publish.registries[0]: "r.example/A:1": the path after the registry: name "A": "A" is no path component: lower-case letters and digits, separated by one of . _ __ -; write a reference such as "registry.example/shop/checkout:{{.Version}}"`}},
+
+		// requires
+		{"no label", minimal + "requires: [gpu, 'a b']\n", []string{
+			`f:5:17: requires[1]: label "a b": want a word or a word and a value, of letters, digits, '.', '_' and '-': gpu, region=eu`}},
+		{"many labels", minimal + "requires: [" + strings.Repeat("gpu, ", 17) + "]\n", []string{`f:5:11: requires: has 17 labels; write at most 16`}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -494,7 +501,7 @@ func TestSet(t *testing.T) {
 
 	// Errors of the file come first, whatever the flags say.
 	_, err = Parse("f", []byte(minimal+"x: 1\n"), "y=1")
-	if want := "f:5:1: x: unknown field; the fields here are apiVersion, name, os, app, steps, config, outputs, tests, publish\n--set y=1: y: unknown field; the fields here are"; err == nil || !strings.HasPrefix(err.Error(), want) {
+	if want := "f:5:1: x: unknown field; the fields here are apiVersion, name, os, app, steps, config, outputs, tests, publish, requires\n--set y=1: y: unknown field; the fields here are"; err == nil || !strings.HasPrefix(err.Error(), want) {
 		t.Errorf("%v", err)
 	}
 }

@@ -22,6 +22,7 @@ type Recipe struct {
 	Outputs    []Output
 	Tests      []Test // of what the outputs make, before it is published
 	Publish    Publish
+	Requires   []string // labels that the workers must have which bake it, sorted, each once; no part of the Lock
 }
 
 // OS is the operating system under the app. Exactly one field is set, but for Debian packages over a Base.

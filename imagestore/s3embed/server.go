@@ -45,6 +45,8 @@ type Config struct {
 	// MinFree is the number of bytes that an upload must leave free on the disk; it is
 	// refused with 507 otherwise. DefaultMinFree if 0, no limit if negative.
 	MinFree int64
+	// Now is the server's clock: requests that are signed more than 15 minutes before or after it are refused. time.Now if nil.
+	Now func() time.Time
 	// NoSync leaves out every fsync: for tests and throw-away farms.
 	NoSync bool
 	// Log receives the server's own faults. Nothing is logged if nil.
@@ -84,6 +86,9 @@ func Open(dir string, cfg Config) (*Server, error) {
 	if cfg.MinFree == 0 {
 		cfg.MinFree = DefaultMinFree
 	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -95,7 +100,7 @@ func Open(dir string, cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("s3 server: %w", err)
 	}
 	s := &Server{
-		store: &store{dir: dir, noSync: cfg.NoSync, minFree: cfg.MinFree, now: time.Now, log: cfg.Log},
+		store: &store{dir: dir, noSync: cfg.NoSync, minFree: cfg.MinFree, now: cfg.Now, log: cfg.Log},
 		keys:  keys{access: cfg.AccessKey, secret: cfg.SecretKey, region: cfg.Region},
 		ttl:   cfg.UploadTTL,
 		log:   cfg.Log,
@@ -194,6 +199,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 // handle verifies a request and gives it to who answers it. Errors are answered by
 // the caller, so nothing may have been written then.
 func (s *Server) handle(w http.ResponseWriter, r *http.Request) error {
+	w.Header().Set("Date", s.store.now().UTC().Format(http.TimeFormat)) // what clients whose clock is wrong go by
 	if n := headerBytes(r); n > maxHeaders {
 		return apiErrorf(http.StatusBadRequest, "RequestHeaderSectionTooLarge", "header and URL of %d bytes, at most %d", n, maxHeaders)
 	}

@@ -28,7 +28,8 @@ const environmentTime = 10 * time.Second
 // AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, ~/.aws/credentials, and what the machine or container has been given. ca is a file
 // of certificates (PEM) that are trusted beside the system's. Encryption and ParseChecksum read the rest of the URL.
 //
-// transport is nil for one of its own. The client does not retry by itself: the Store does, with a new pack ID for each PUT.
+// transport is nil for one of its own. The client does not retry by itself: the Store does, with a new pack ID for each PUT. Where
+// this machine's clock is wrong it signs by the service's.
 func Dial(rawURL string, transport http.RoundTripper) (client *minio.Client, bucket, prefix string, err error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
@@ -62,7 +63,7 @@ func Dial(rawURL string, transport http.RoundTripper) (client *minio.Client, buc
 		return nil, "", "", fmt.Errorf("bucket %q: %w: want 3 to 63 lower-case letters, digits, - and .", bucket, err)
 	}
 	options := &minio.Options{
-		Creds: keys, Secure: u.Scheme == "https", Transport: transport, Region: "us-east-1", MaxRetries: 1,
+		Creds: keys, Secure: u.Scheme == "https", Region: "us-east-1", MaxRetries: 1,
 		// Packs carry their checksum as a header. minio-go takes one only with this set, and sends no trailers for it.
 		TrailingHeaders: true,
 	}
@@ -80,10 +81,11 @@ func Dial(rawURL string, transport http.RoundTripper) (client *minio.Client, buc
 		return nil, "", "", fmt.Errorf("lookup %q: want path or dns", l)
 	}
 	if transport == nil {
-		if options.Transport, err = Transport(query.Get("ca")); err != nil {
+		if transport, err = Transport(query.Get("ca")); err != nil {
 			return nil, "", "", err
 		}
 	}
+	options.Transport = &clocked{RoundTripper: transport, keys: keys, now: time.Now}
 	client, err = minio.New(u.Host, options)
 	return client, bucket, prefix, err
 }

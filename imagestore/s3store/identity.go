@@ -57,7 +57,7 @@ func (s *Store) claim(ctx context.Context, farm string, takeOver bool) error {
 			return err
 		}
 		_, err = s.client.PutObject(ctx, s.bucket, path.Join(s.prefix, identityName), bytes.NewReader(raw), int64(len(raw)),
-			minio.PutObjectOptions{ContentType: "application/json", ServerSideEncryption: s.sse})
+			minio.PutObjectOptions{ContentType: "application/json", DisableContentSha256: true, ServerSideEncryption: s.sse})
 		if err != nil {
 			return fmt.Errorf("S3 %s: write %s: %w", s.url(), identityName, err)
 		}

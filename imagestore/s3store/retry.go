@@ -55,6 +55,8 @@ func transient(err error) bool {
 		switch res.StatusCode {
 		case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusConflict:
 			return true
+		case http.StatusForbidden: // the next request is signed by the service's clock
+			return res.Code == "RequestTimeTooSkewed"
 		case http.StatusBadRequest: // what came was not what was sent
 			return res.Code == "IncompleteBody" || res.Code == "RequestTimeout" || res.Code == "BadDigest" || res.Code == "XAmzContentChecksumMismatch"
 		}
