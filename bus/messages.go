@@ -32,6 +32,24 @@ const (
 // Drain is the subject of one worker: DrainRequest → farm.Worker; idempotent.
 func Drain(worker string) Subject { return Subject("drain." + escapeKey(worker)) }
 
+// Restore is the subject of one worker: RestoreRequest → RestoreReply; idempotent.
+func Restore(worker string) Subject { return Subject("restore." + escapeKey(worker)) }
+
+// MaxRestore is how many pieces a RestoreRequest may have.
+const MaxRestore = 1000
+
+// RestoreRequest asks a worker to put pieces that the store has lost back into it, as far as its cache has them.
+type RestoreRequest struct {
+	Schema int             `json:"schema"`
+	Pieces []digest.Digest `json:"pieces"`
+}
+
+// RestoreReply lists those that the store has again.
+type RestoreReply struct {
+	Schema   int             `json:"schema"`
+	Restored []digest.Digest `json:"restored,omitempty"`
+}
+
 // DrainRequest tells a worker to take no more shards, or to take some again. What it runs it finishes within its own
 // drain timeout, or hands back.
 type DrainRequest struct {
@@ -266,3 +284,5 @@ func (m *RollbackRequest) schema() *int   { return &m.Schema }
 func (m *CancelShard) schema() *int       { return &m.Schema }
 func (m *hint) schema() *int              { return &m.Schema }
 func (m *SweepRequest) schema() *int      { return &m.Schema }
+func (m *RestoreRequest) schema() *int    { return &m.Schema }
+func (m *RestoreReply) schema() *int      { return &m.Schema }

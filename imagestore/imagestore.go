@@ -27,6 +27,8 @@ var (
 	ErrNotFound = errors.New("not in the store")
 	// ErrCorrupt: bytes came back that do not have the digest they are stored under.
 	ErrCorrupt = errors.New("stored bytes do not match their digest")
+	// ErrSize: a piece is not as long as whoever asks for it says.
+	ErrSize = errors.New("not of that size")
 	// ErrConflict: a compare-and-set lost.
 	ErrConflict = errors.New("changed by somebody else")
 )

@@ -52,7 +52,8 @@ func readAll(r io.Reader, most int64) ([]byte, error) {
 // PartsReader is what a Reader may offer beside its interface: pieces that nobody has composed a blob of, as if they were one. Those
 // that lie side by side cost one request, and others are read ahead.
 type PartsReader interface {
-	// OpenParts reads the parts one after the other; errors and verification are those of Reader.Open.
+	// OpenParts reads the parts one after the other; errors and verification are those of Reader.Open. A piece that is not as
+	// long as its part is ErrSize.
 	OpenParts(ctx context.Context, parts []Part) (io.ReadCloser, error)
 }
 
@@ -70,33 +71,55 @@ type partsReader struct {
 	r       Reader
 	parts   []Part
 	current io.ReadCloser
+	of      Part  // current
+	left    int64 // of it
 }
 
 func (p *partsReader) Read(b []byte) (int, error) {
-	for {
-		n, err := p.current.Read(b)
-		if n > 0 || !errors.Is(err, io.EOF) {
-			if errors.Is(err, io.EOF) {
-				err = nil
-			}
-			return n, err
-		}
+	for p.left == 0 {
 		if len(p.parts) == 0 {
 			return 0, io.EOF
 		}
-		next := p.parts[0]
-		p.parts = p.parts[1:]
-		if err := p.current.Close(); err != nil {
+		if err := p.next(); err != nil {
 			return 0, err
 		}
-		p.current = io.NopCloser(io.LimitReader(zeros{}, next.Size))
-		if next.Digest != "" {
-			if p.current, err = p.r.Open(p.ctx, next.Digest, 0, -1); err != nil {
-				p.current = io.NopCloser(strings.NewReader(""))
-				return 0, err
-			}
+	}
+	n, err := p.current.Read(b[:min(int64(len(b)), p.left)])
+	p.left -= int64(n)
+	switch {
+	case errors.Is(err, io.EOF) && p.left > 0:
+		return 0, p.wrongSize()
+	case err != nil && !errors.Is(err, io.EOF):
+		return n, err
+	case p.left == 0: // and so must the piece end
+		if extra, err := io.CopyN(io.Discard, p.current, 1); extra > 0 {
+			return 0, p.wrongSize()
+		} else if !errors.Is(err, io.EOF) {
+			return n, err
 		}
 	}
+	return n, nil
+}
+
+// next opens the next part.
+func (p *partsReader) next() (err error) {
+	if err := p.current.Close(); err != nil {
+		return err
+	}
+	p.of, p.parts = p.parts[0], p.parts[1:]
+	p.current = io.NopCloser(io.LimitReader(zeros{}, p.of.Size))
+	if p.of.Digest != "" {
+		if p.current, err = p.r.Open(p.ctx, p.of.Digest, 0, -1); err != nil {
+			p.current, p.parts = io.NopCloser(strings.NewReader("")), nil
+			return err
+		}
+	}
+	p.left = p.of.Size
+	return nil
+}
+
+func (p *partsReader) wrongSize() error {
+	return fmt.Errorf("piece %s: %w: it does not have %d bytes", p.of.Digest, ErrSize, p.of.Size)
 }
 
 func (p *partsReader) Close() error { return p.current.Close() }

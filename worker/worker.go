@@ -167,6 +167,11 @@ func (w *Worker) Run(ctx context.Context) error {
 		return fmt.Errorf("worker %s: %w", w.ID, err)
 	}
 	defer stopDrain()
+	stopRestore, err := bus.Handle(w.Bus, bus.Restore(w.ID), w.restore)
+	if err != nil {
+		return fmt.Errorf("worker %s: %w", w.ID, err)
+	}
+	defer stopRestore()
 
 	present, leave := context.WithCancel(context.WithoutCancel(ctx))
 	var presence sync.WaitGroup

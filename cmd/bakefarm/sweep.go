@@ -104,13 +104,21 @@ func newScrub(cli *cli) *cobra.Command {
 				return err
 			}
 			if len(r.Hurt) > 0 {
-				return fmt.Errorf("%d versions are hurt: bake them again, which makes what is damaged anew", len(r.Hurt))
+				return hurtError(len(r.Hurt), dry)
 			}
 			return nil
 		}),
 	}
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "only tell what is damaged")
 	return cmd
+}
+
+// hurtError says that versions are hurt, and what to do.
+func hurtError(n int, dry bool) error {
+	if dry {
+		return fmt.Errorf("%d versions are hurt: bakefarm scrub, without --dry-run, mends what it can", n)
+	}
+	return fmt.Errorf("%d versions are hurt: bake them again, which makes what is damaged anew", n)
 }
 
 func scrubbedTable(w *tabwriter.Writer, r upkeep.Scrubbed, dry bool) {
@@ -121,12 +129,15 @@ func scrubbedTable(w *tabwriter.Writer, r upkeep.Scrubbed, dry bool) {
 			what = fmt.Sprintf("%s at %d: %s", d.Digest, d.Offset, d.What)
 		}
 		if d.Healed {
-			what += " (another pack has it whole)"
+			what += " (it is stored whole elsewhere)"
 		}
 		row(w, "damaged", "pack "+d.Pack+": "+what)
 	}
 	if !dry {
 		row(w, "quarantined", fmt.Sprintf("%d packs", r.Quarantined))
+	}
+	for _, worker := range slices.Sorted(maps.Keys(r.Restored)) {
+		row(w, "restored", fmt.Sprintf("%d pieces out of the cache of worker %s", r.Restored[worker], worker))
 	}
 	for _, m := range r.Mended {
 		if m.Error == "" {

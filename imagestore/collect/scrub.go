@@ -21,7 +21,7 @@ type Damage struct {
 	Offset int64         `json:"offset,omitempty"`
 	Length int64         `json:"length,omitempty"`
 	What   string        `json:"what"`
-	Healed bool          `json:"healed"` // another pack has it too
+	Healed bool          `json:"healed"` // a live pack has it whole
 }
 
 // Scrubbed is what a scrub has found so far.
@@ -32,12 +32,29 @@ type Scrubbed struct {
 	Entries     int      `json:"entries"`
 	Damage      []Damage `json:"damage"`
 	Quarantined int      `json:"quarantined"` // packs
+
+	// Lost are the entries that no live pack has whole: what the damage comes to.
+	Lost Lost `json:"-"`
+}
+
+// Lost are entries that no live pack has whole. The digest of a composite may be that of a piece as well.
+type Lost struct{ Pieces, Composites map[imagestore.Sum]bool }
+
+// Empty reports whether nothing is lost.
+func (l Lost) Empty() bool { return len(l.Pieces)+len(l.Composites) == 0 }
+
+// of are the lost entries of a kind.
+func (l Lost) of(composite bool) map[imagestore.Sum]bool {
+	if composite {
+		return l.Composites
+	}
+	return l.Pieces
 }
 
 // Scrub reads every pack behind cursor, in the order of their IDs, and verifies every entry. A pack with a damaged one is
 // quarantined: it is condemned, so that nobody builds upon it and what is damaged is made again when it is wanted next, and
 // what is whole of it is copied. done is told after each pack; its cursor is where the next scrub goes on. With DryRun it
-// only tells.
+// only tells. What is lost, and what is Healed, is known in the end.
 func (c *Collector) Scrub(ctx context.Context, cursor string, done func(cursor string, s Scrubbed)) (Scrubbed, error) {
 	s := Scrubbed{Damage: []Damage{}}
 	packs, err := c.Packs.List(ctx)
@@ -55,7 +72,59 @@ func (c *Collector) Scrub(ctx context.Context, cursor string, done func(cursor s
 		done(id, s)
 	}
 	done("", s)
-	return s, nil
+	return s, c.FindLost(ctx, &s)
+}
+
+// FindLost looks through all entries for those that are damaged and that no live pack has whole.
+func (c *Collector) FindLost(ctx context.Context, s *Scrubbed) error {
+	s.Lost = Lost{map[imagestore.Sum]bool{}, map[imagestore.Sum]bool{}}
+	if len(s.Damage) == 0 {
+		return nil
+	}
+	if err := c.Index.CatchUp(ctx); err != nil {
+		return err
+	}
+	packs, err := c.Packs.List(ctx)
+	if err != nil {
+		return err
+	}
+	type place struct {
+		pack   string
+		offset int64
+	}
+	broken, damaged := map[string]bool{}, map[place]bool{}
+	for _, d := range s.Damage {
+		if d.Digest == "" {
+			broken[d.Pack] = true
+		}
+		damaged[place{d.Pack, d.Offset}] = true
+	}
+	whole := false // a live pack has the entry that is looked at
+	var last catalog.Held
+	err = c.Index.Survey(ctx, func(h catalog.Held) error {
+		if h.Sum != last.Sum || h.Composite != last.Composite {
+			whole = false
+		}
+		last = h
+		switch lost := s.Lost.of(h.Composite); {
+		case broken[h.Pack] || damaged[place{h.Pack, h.Offset}]:
+			if !whole {
+				lost[h.Sum] = true
+			}
+		case packs[h.Pack].State == farm.PackLive:
+			whole = true
+			delete(lost, h.Sum)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for i, d := range s.Damage {
+		sum, err := imagestore.ParseDigest(d.Digest)
+		s.Damage[i].Healed = err == nil && !s.Lost.Pieces[sum] && !s.Lost.Composites[sum]
+	}
+	return nil
 }
 
 func (c *Collector) scrubPack(ctx context.Context, p Pack, s *Scrubbed) error {
@@ -113,19 +182,5 @@ func (c *Collector) quarantine(ctx context.Context, p Pack, entries, bad []image
 		}
 	}
 	var r Report
-	if err := (&sweep{c: c, r: &r}).copy(ctx, copies); err != nil {
-		return err
-	}
-	for i := range s.Damage {
-		d := &s.Damage[i]
-		if d.Pack != p.ID || d.Digest == "" {
-			continue
-		}
-		have, err := c.Store.Have(ctx, []digest.Digest{d.Digest})
-		if err != nil && !errors.Is(err, imagestore.ErrCorrupt) {
-			return err
-		}
-		d.Healed = err == nil && have[0]
-	}
-	return nil
+	return (&sweep{c: c, r: &r}).copy(ctx, copies)
 }

@@ -170,7 +170,7 @@ func (s *Store) Open(ctx context.Context, d digest.Digest, offset, n int64) (io.
 		return nil, err
 	}
 	if !l.Composite {
-		return newBlobReader(ctx, s, []segment{{wanted{d, l}, from, to}}), nil
+		return newBlobReader(ctx, s, []segment{{wanted: wanted{d, l}, from: from, to: to}}), nil
 	}
 	segments, err := s.segments(ctx, b, from, to)
 	if err != nil {
@@ -181,13 +181,35 @@ func (s *Store) Open(ctx context.Context, d digest.Digest, offset, n int64) (io.
 
 // OpenParts reads parts one after the other: see imagestore.PartsReader.
 func (s *Store) OpenParts(ctx context.Context, parts []imagestore.Part) (io.ReadCloser, error) {
-	var size int64
-	for _, p := range parts {
-		size += p.Size
+	segments := make([]segment, len(parts))
+	var ask []digest.Digest
+	for i, p := range parts {
+		segments[i] = segment{wanted: wanted{digest: p.Digest}, to: p.Size}
+		if p.Digest == "" {
+			continue
+		}
+		if data := s.inMemory(p.Digest); int64(len(data)) == p.Size && data != nil {
+			segments[i].data = data
+			continue
+		}
+		ask = append(ask, p.Digest)
 	}
-	segments, err := s.segments(ctx, imagestore.Blob{Digest: "parts", Parts: parts}, 0, size)
+	found, err := s.locateFresh(ctx, ask)
 	if err != nil {
 		return nil, err
+	}
+	for i := range segments {
+		g := &segments[i]
+		if g.hole() || g.data != nil {
+			continue
+		}
+		g.at, found = found[0], found[1:]
+		switch {
+		case g.at.Pack == "" || g.at.Composite:
+			return nil, fmt.Errorf("piece %s: %w", g.digest, imagestore.ErrNotFound)
+		case g.at.Length != g.to:
+			return nil, fmt.Errorf("piece %s: %w: it has %d bytes, not %d", g.digest, imagestore.ErrSize, g.at.Length, g.to)
+		}
 	}
 	return newBlobReader(ctx, s, segments), nil
 }
@@ -215,7 +237,7 @@ func (s *Store) segments(ctx context.Context, b imagestore.Blob, from, to int64)
 				first = i
 			}
 			last = i + 1
-			segments = append(segments, segment{wanted{digest: p.Digest}, max(from-at, 0), min(to-at, p.Size)})
+			segments = append(segments, segment{wanted: wanted{digest: p.Digest}, from: max(from-at, 0), to: min(to-at, p.Size)})
 		}
 		at += p.Size
 	}

@@ -21,20 +21,23 @@ const (
 type segment struct {
 	wanted
 	from, to int64
+	data     []byte // of the whole part, when it is in memory already: then it has no place
 }
 
 func (g segment) hole() bool { return g.digest == "" }
 
-// run is what one GET reads: segments whose pieces lie side by side in a pack; or one hole.
+// run is what one GET reads: segments whose pieces lie side by side in a pack; or one hole; or segments that need not be read.
 type run struct {
 	segments []segment
 }
 
 func (r run) hole() bool { return r.segments[0].hole() }
 
+func (r run) read() bool { return r.segments[0].data != nil }
+
 // bytes is how much its GET reads.
 func (r run) bytes() int64 {
-	if r.hole() {
+	if r.hole() || r.read() {
 		return 0
 	}
 	return r.segments[len(r.segments)-1].at.Offset + r.segments[len(r.segments)-1].at.Length - r.segments[0].at.Offset
@@ -58,8 +61,8 @@ func plan(segments []segment) []run {
 }
 
 func joins(r run, g segment) bool {
-	if r.hole() || g.hole() {
-		return false
+	if r.hole() || g.hole() || r.read() || g.data != nil {
+		return r.read() && g.data != nil
 	}
 	first, last := r.segments[0].at, r.segments[len(r.segments)-1].at
 	gap := g.at.Offset - (last.Offset + last.Length)
@@ -121,6 +124,13 @@ func (r *blobReader) fill() {
 		r.ahead, r.bytes = append(r.ahead, f), r.bytes+n
 		if next.hole() {
 			f.hole = next.segments[0].to - next.segments[0].from
+			close(f.done)
+			continue
+		}
+		if next.read() {
+			for _, g := range next.segments {
+				f.data = append(f.data, g.data[g.from:g.to])
+			}
 			close(f.done)
 			continue
 		}

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"bakefarm/farm"
@@ -505,8 +506,77 @@ func TestCoalescedReads(t *testing.T) {
 		t.Errorf("%d requests for 30 MB in 100 pieces", n)
 	}
 	gets.Store(0)
+	r, err := f.open(t).OpenParts(t.Context(), parts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(r); errors.Join(err, r.Close()) != nil || !bytes.Equal(got, content) || gets.Load() > 16 { // indexes, too
+		t.Errorf("parts: %d bytes with %d requests, %v", len(got), gets.Load(), err)
+	}
+	gets.Store(0)
 	if _, err := storetest.Read(t.Context(), s, d, 5_000_000, 100); err != nil || gets.Load() > 2 {
 		t.Errorf("%d requests for a range of 100 bytes, %v", gets.Load(), err)
+	}
+}
+
+// Parts that are in memory are not asked for, and what is no piece of that length is refused before anything is read.
+func TestParts(t *testing.T) {
+	f := newS3Farm(t, true)
+	var gets atomic.Int32
+	f.through = func(next http.RoundTripper) http.RoundTripper {
+		return roundTrip(func(r *http.Request) (*http.Response, error) {
+			if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/packs/") {
+				gets.Add(1)
+			}
+			return next.RoundTrip(r)
+		})
+	}
+	s := f.open(t)
+	var content []byte
+	var parts []imagestore.Part
+	for i := range 6 {
+		data := storetest.Bytes(uint64(i), 10_000*(i+1)+i)
+		parts = append(parts, storetest.Put(t, s, data)[0], imagestore.Part{Size: 100})
+		content = append(append(content, data...), make([]byte, 100)...)
+		if i%2 == 0 { // it stays in memory
+			if _, err := storetest.Read(t.Context(), s, parts[2*i].Digest, 0, -1); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	// The same of a store that offers nothing beside the interface.
+	for name, r := range map[string]imagestore.Reader{"itself": s, "by the interface": struct{ imagestore.Reader }{s}} {
+		gets.Store(0)
+		rc, err := imagestore.OpenParts(t.Context(), r, append(slices.Clip(parts), parts[0]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(iotest.HalfReader(rc))
+		if errors.Join(err, rc.Close()) != nil || !bytes.Equal(got, append(slices.Clip(content), content[:parts[0].Size]...)) {
+			t.Errorf("%s: %d bytes, %v", name, len(got), err)
+		}
+		if n := gets.Load(); n > 3 {
+			t.Errorf("%s: %d requests for 3 pieces that are not in memory", name, n)
+		}
+		for _, wrong := range []int64{-1, 1} {
+			bad := slices.Clone(parts)
+			bad[2].Size += wrong
+			rc, err := imagestore.OpenParts(t.Context(), r, bad)
+			if err == nil {
+				_, err = io.Copy(io.Discard, rc)
+				rc.Close()
+			}
+			if !errors.Is(err, imagestore.ErrSize) || !strings.Contains(err.Error(), string(bad[2].Digest)) {
+				t.Errorf("%s: a piece of another size: %v", name, err)
+			}
+		}
+		if rc, err = imagestore.OpenParts(t.Context(), r, []imagestore.Part{{Digest: digest.FromString("nothing"), Size: 1}}); err == nil {
+			_, err = io.Copy(io.Discard, rc)
+			rc.Close()
+		}
+		if !errors.Is(err, imagestore.ErrNotFound) {
+			t.Errorf("%s: nothing there: %v", name, err)
+		}
 	}
 }
 

@@ -15,14 +15,10 @@ import (
 	"bakefarm/recipe"
 
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sync/errgroup"
 )
 
-// Bounds of a cut. The plan's runs are below a quarter of the bytes.
-const (
-	maxRunBytes    = 16 << 20
-	chunksInFlight = 16 // chunks of small files that are read at a time
-)
+// maxRunBytes bounds a cut. The plan's runs are below a quarter of it.
+const maxRunBytes = 16 << 20
 
 // cut makes a member of a run of app files.
 func cut(ctx context.Context, j *job, spec plan.CutSpec) (plan.Member, error) {
@@ -176,24 +172,35 @@ func (r *run) write(w io.Writer, chunks [][]byte) (compose.Inventory, error) {
 	})
 }
 
-// chunks reads the chunks of files, several at a time: a run of small files has one for each.
+// chunks reads the chunks of files. Those of one upload lie side by side in the store, and a run of small files has one for each.
+// They don't go through the cache: a chunk is wanted once, what was cut of it is what comes back.
 func (j *job) chunks(ctx context.Context, want []chunk) ([][]byte, error) {
-	data := make([][]byte, len(want))
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(chunksInFlight)
+	parts := make([]imagestore.Part, len(want))
 	for i, c := range want {
-		g.Go(func() error {
-			var err error
-			// Not through the cache: a chunk is wanted once, what was cut of it is what comes back.
-			data[i], err = imagestore.ReadAll(ctx, j.Store, c.digest, c.size)
-			if err != nil {
-				return fmt.Errorf("%s: chunk %s: %w", c.path, c.digest, err)
-			}
-			if int64(len(data[i])) != c.size {
-				return fmt.Errorf("%s: chunk %s has %d bytes, the manifest says %d", c.path, c.digest, len(data[i]), c.size)
-			}
-			return nil
-		})
+		parts[i] = imagestore.Part{Digest: c.digest, Size: c.size}
 	}
-	return data, g.Wait()
+	r, err := imagestore.OpenParts(ctx, j.Store, parts)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", of(want), err)
+	}
+	data := make([][]byte, len(want))
+	for i, c := range want {
+		data[i] = make([]byte, c.size)
+		if _, err := io.ReadFull(r, data[i]); err != nil {
+			return nil, errors.Join(fmt.Errorf("%s: chunk %s: %w", c.path, c.digest, err), r.Close())
+		}
+	}
+	return data, r.Close()
+}
+
+// of names the files that chunks are of, for an error.
+func of(chunks []chunk) string {
+	if len(chunks) == 0 {
+		return "no file"
+	}
+	first, last := chunks[0].path, chunks[len(chunks)-1].path
+	if first == last {
+		return first
+	}
+	return first + " to " + last
 }

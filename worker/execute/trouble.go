@@ -46,9 +46,10 @@ type outage struct{ err error }
 func (o *outage) Error() string { return "image store: " + o.err.Error() }
 func (o *outage) Unwrap() error { return o.err }
 
-// trouble marks an error of the store, unless it says that something is not there: that does not pass by waiting.
+// trouble marks an error of the store, unless it says that something is not there, or is not what the caller takes it for: that
+// does not pass by waiting.
 func trouble(err error) error {
-	if err == nil || errors.Is(err, imagestore.ErrNotFound) || errors.Is(err, context.Canceled) {
+	if err == nil || errors.Is(err, imagestore.ErrNotFound) || errors.Is(err, imagestore.ErrSize) || errors.Is(err, context.Canceled) {
 		return err
 	}
 	return &outage{err}
@@ -57,7 +58,10 @@ func trouble(err error) error {
 // watched is a store whose trouble is told from the shard's own.
 type watched struct{ store Store }
 
-var _ Store = watched{}
+var (
+	_ Store                  = watched{}
+	_ imagestore.PartsReader = watched{}
+)
 
 func (w watched) Have(ctx context.Context, digests []digest.Digest) ([]bool, error) {
 	have, err := w.store.Have(ctx, digests)
@@ -71,6 +75,15 @@ func (w watched) Stat(ctx context.Context, d digest.Digest) (imagestore.Blob, er
 
 func (w watched) Open(ctx context.Context, d digest.Digest, offset, n int64) (io.ReadCloser, error) {
 	rc, err := w.store.Open(ctx, d, offset, n)
+	if err != nil {
+		return nil, trouble(err)
+	}
+	return watchedReader{rc}, nil
+}
+
+// OpenParts keeps what the store offers beside the interface.
+func (w watched) OpenParts(ctx context.Context, parts []imagestore.Part) (io.ReadCloser, error) {
+	rc, err := imagestore.OpenParts(ctx, w.store, parts)
 	if err != nil {
 		return nil, trouble(err)
 	}
