@@ -127,16 +127,21 @@ type Kernel struct {
 // Finish writes everything else. An *ext4.NoRoom in the error says that the layers don't fit.
 func (b *Builder) Finish() error {
 	if err := b.root.Finish(); err != nil {
-		var room *ext4.NoRoom
-		if errors.As(err, &room) {
-			return fmt.Errorf("%w: give the disk a size of at least %d MiB", err, roundUp(room.Need+rootStart+rootEnd, 64*mebi)/mebi)
-		}
-		return err
+		return advise(err)
 	}
 	if b.tail == nil {
 		return nil
 	}
 	_, err := b.chunks.WriteAt(b.tail, b.Size-gpt.TailSize)
+	return err
+}
+
+// advise says how large a disk would do where the root has no room.
+func advise(err error) error {
+	var room *ext4.NoRoom
+	if errors.As(err, &room) {
+		return fmt.Errorf("%w: give the disk a size of at least %d MiB", err, roundUp(room.Need+rootStart+rootEnd, 64*mebi)/mebi)
+	}
 	return err
 }
 

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -160,15 +159,11 @@ func Resume(o Options, chunks *Chunks, raw []byte) (*Builder, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
-	var s state
-	if err := json.Unmarshal(raw, &s); err != nil {
-		return nil, fmt.Errorf("disk: state: %w", err)
-	}
-	if s.Options != o {
-		return nil, errors.New("disk: state: of another disk")
+	s, err := decodeState(o, raw)
+	if err != nil {
+		return nil, err
 	}
 	b := &Builder{Options: o, chunks: chunks}
-	var err error
 	if b.root, err = ext4.Resume(offset{chunks, rootStart}, b.filesystem(), s.Root); err != nil {
 		return nil, err
 	}

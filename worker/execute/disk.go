@@ -64,6 +64,9 @@ func makeRoot(ctx context.Context, j *job, spec plan.RootSpec) (plan.Root, error
 	if err != nil {
 		return plan.Root{}, err
 	}
+	if err := j.fits(ctx, b, nil, layers); err != nil {
+		return plan.Root{}, err
+	}
 	for _, l := range layers {
 		if err := j.addLayer(ctx, b, l); err != nil {
 			return plan.Root{}, err
@@ -129,8 +132,33 @@ func composite(l disk.Layer) imagestore.Blob {
 	return blob
 }
 
+// fits refuses layers that have no room on a disk that begins with state, before anything of them is written. Where there
+// is room enough at a glance it reads nothing.
+func (j *job) fits(ctx context.Context, b *disk.Builder, state []byte, layers []plan.Layer) error {
+	var total int64
+	for _, l := range layers {
+		if l.TarSize == 0 { // of somebody else's, which are compressed to a third or so
+			total += 4 * l.Size
+		}
+		total += l.TarSize
+	}
+	if b.Ample(total) {
+		return nil
+	}
+	m, err := disk.NewMeasure(b.Options, state)
+	if err != nil {
+		return err
+	}
+	for _, l := range layers {
+		if err := j.addLayer(ctx, m, l); err != nil {
+			return err
+		}
+	}
+	return m.Room()
+}
+
 // addLayer brings a layer onto a disk.
-func (j *job) addLayer(ctx context.Context, b *disk.Builder, l plan.Layer) error {
+func (j *job) addLayer(ctx context.Context, b interface{ Layer(io.Reader) error }, l plan.Layer) error {
 	tar, err := j.openTarOf(ctx, l)
 	if err != nil {
 		return err
@@ -189,6 +217,9 @@ func makeDisk(ctx context.Context, j *job, spec plan.DiskSpec) (plan.ImageOutput
 		var app plan.Layer
 		if err := json.Unmarshal(parts[1], &app); err != nil {
 			return plan.ImageOutput{}, fmt.Errorf("output of the app: %w", err)
+		}
+		if err := j.fits(ctx, b, state, []plan.Layer{app}); err != nil {
+			return plan.ImageOutput{}, err
 		}
 		if err := j.addLayer(ctx, b, app); err != nil {
 			return plan.ImageOutput{}, err

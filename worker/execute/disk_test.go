@@ -4,8 +4,11 @@ import (
 	"archive/tar"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
+	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"bakefarm/compose"
@@ -13,8 +16,11 @@ import (
 	"bakefarm/compose/oci"
 	"bakefarm/farm"
 	"bakefarm/imagestore"
+	"bakefarm/imagestore/faults"
 	"bakefarm/plan"
 	"bakefarm/recipe"
+	"bakefarm/worker/execute"
+	"bakefarm/worker/workertest"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -148,8 +154,18 @@ func TestDiskTrouble(t *testing.T) {
 		t.Errorf("no kernel: %v", err)
 	}
 	large := b.storeLayer("large", strings.Repeat("large", 50<<20))
-	if err := b.makeDisk(diskSpec, &out, b.bootable(), large); err == nil || !strings.Contains(err.Error(), "give the disk a size of at least") {
-		t.Errorf("no room: %v", err)
+	os := b.bootable()
+	for name, make := range map[string]func() error{
+		"app": func() error { return b.makeDisk(diskSpec, &out, os, large) },
+		"OS":  func() error { return b.makeDisk(diskSpec, &out, large) },
+	} {
+		err := make()
+		if err == nil || !regexp.MustCompile(`content of \d+ MiB finds no place: .* give the disk a size of at least 448 MiB`).MatchString(err.Error()) {
+			t.Errorf("no room for the %s: %v", name, err)
+		}
+		if err != nil && execute.MayPass(err) {
+			t.Errorf("no room for the %s: another attempt would be made", name)
+		}
 	}
 	gone := plan.Layer{Digest: digest.FromString("gone"), Size: 1}
 	if err := b.makeDisk(diskSpec, &out, gone); err == nil {
@@ -170,5 +186,31 @@ func TestDiskTrouble(t *testing.T) {
 	}
 	if err := b.makeDisk(diskSpec, &out, broken); err == nil || !strings.Contains(err.Error(), "piece") {
 		t.Errorf("a broken piece: %v", err)
+	}
+}
+
+// What comes wrong from S3 gets onto no disk: the shard fails with what was wrong, and another attempt goes well.
+func TestDiskOfWrongPieces(t *testing.T) {
+	t.Parallel()
+	store, between := workertest.NewFaulty(t)
+	b := newBench(t, store)
+	layer := b.bootable()
+	var root plan.Root
+	b.must(farm.KindRoot, plan.RootSpec{Disk: diskSpec.Disk, Seed: diskSpec.Seed}, &root, layer)
+	var want, got plan.ImageOutput
+	b.must(farm.KindDisk, diskSpec, &want, root)
+
+	other := newBench(t, store) // whose cache has nothing
+	var wrong atomic.Bool
+	wrong.Store(true)
+	between.Add(faults.Fault{Op: "GET", Match: func(string) bool { return wrong.Load() }, Action: faults.Corrupt(100)})
+	err := other.run(farm.KindDisk, diskSpec, &got, root)
+	if !errors.Is(err, imagestore.ErrCorrupt) || !strings.Contains(err.Error(), root.State.Digest.String()) || !execute.MayPass(err) {
+		t.Errorf("a system that came wrong: %v", err)
+	}
+	wrong.Store(false)
+	other.must(farm.KindDisk, diskSpec, &got, root)
+	if got.Manifest != want.Manifest {
+		t.Errorf("made %s, not %s", got.Manifest, want.Manifest)
 	}
 }

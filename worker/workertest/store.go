@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"bakefarm/imagestore/catalog"
+	"bakefarm/imagestore/faults"
 	"bakefarm/imagestore/s3embed"
 	"bakefarm/imagestore/s3store"
 	"bakefarm/imagestore/storetest"
@@ -15,6 +16,13 @@ import (
 // test ends.
 func NewStore(t testing.TB) *s3store.Store {
 	t.Helper()
+	store, _ := NewFaulty(t)
+	return store
+}
+
+// NewFaulty opens such a store with something that faults can be added to between it and its server.
+func NewFaulty(t testing.TB) (*s3store.Store, *faults.Transport) {
+	t.Helper()
 	fatal := func(err error) {
 		t.Helper()
 		if err != nil {
@@ -23,7 +31,8 @@ func NewStore(t testing.TB) *s3store.Store {
 	}
 	server, err := s3embed.Open(t.TempDir(), s3embed.Config{AccessKey: "key", SecretKey: "secret-of-the-test"})
 	fatal(err)
-	client, bucket, prefix, err := s3store.Dial("http://key:secret-of-the-test@s3.invalid/test", server.Transport())
+	between := faults.New(server.Transport())
+	client, bucket, prefix, err := s3store.Dial("http://key:secret-of-the-test@s3.invalid/test", between)
 	fatal(err)
 	ledger := storetest.NewLedger()
 	index, err := catalog.Open("", ledger, nil, nil)
@@ -45,5 +54,5 @@ func NewStore(t testing.TB) *s3store.Store {
 			}
 		}
 	})
-	return store
+	return store, between
 }

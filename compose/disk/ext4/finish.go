@@ -65,12 +65,26 @@ func (w *Writer) backups(upTo int64) error {
 	return nil
 }
 
+// Room says whether what has come until now has found a place: *NoRoom when it has not. Nothing is written.
+func (w *Writer) Room() error { return w.room() }
+
+// Free is how many bytes of content there is room for, in one file: small ones, directories and what they begin at take more.
+func (w *Writer) Free() int64 {
+	g := w.alloc.geometry
+	var blocks int64
+	for group := w.alloc.next / groupBlocks; group < g.groups; group++ {
+		first := group*groupBlocks + g.overhead(group)
+		blocks += max(0, group*groupBlocks+g.groupSize(group)-max(first, w.alloc.next))
+	}
+	return blocks * BlockSize
+}
+
 // room says whether everything has found a place.
 func (w *Writer) room() error {
 	g := w.alloc.geometry
 	size := g.blocks * BlockSize
 	if missing := w.alloc.missing; missing > 0 {
-		need := size + missing*BlockSize
+		need := size + max(0, missing*BlockSize-w.Free()) // once something has found no place nothing else is given any
 		need += need/50 + 32<<20 // metadata of the larger one
 		return &NoRoom{size, roundUp(need, 64<<20), fmt.Sprintf("content of %d MiB finds no place", missing*BlockSize>>20+1)}
 	}

@@ -1,0 +1,64 @@
+package disk
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"bakefarm/compose/disk/ext4"
+)
+
+// Ample reports whether layers whose tars have so many bytes surely fit over what has come until now, so that they need no
+// Measure: on a filesystem content takes somewhat more room than in a tar, and never twice as much unless it is small
+// files alone.
+func (b *Builder) Ample(tarSize int64) bool { return 2*tarSize+mebi <= b.root.Free() }
+
+// Measure finds out whether layers have room on a disk before any of it is written: it takes them as a Builder does, and
+// keeps nothing of them.
+type Measure struct {
+	root *ext4.Writer
+}
+
+// NewMeasure begins to measure: an empty disk, or the one that a Prefix's state is of, when state is not nil.
+func NewMeasure(o Options, state []byte) (*Measure, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	b := Builder{Options: o}
+	var m Measure
+	var err error
+	if state == nil {
+		m.root, err = ext4.New(nowhere{}, b.filesystem())
+		return &m, err
+	}
+	s, err := decodeState(o, state)
+	if err != nil {
+		return nil, err
+	}
+	m.root, err = ext4.Resume(nowhere{}, b.filesystem(), s.Root)
+	return &m, err
+}
+
+// nowhere forgets what is written.
+type nowhere struct{}
+
+func (nowhere) WriteAt(p []byte, _ int64) (int, error) { return len(p), nil }
+
+// Layer measures a layer's tar, from the bottom up.
+func (m *Measure) Layer(layer io.Reader) error { return m.root.Layer(layer) }
+
+// Room says by how much the disk is too small for the layers: an *ext4.NoRoom in the error.
+func (m *Measure) Room() error { return advise(m.root.Room()) }
+
+// decodeState reads a Prefix's state and checks whose it is.
+func decodeState(o Options, raw []byte) (state, error) {
+	var s state
+	if err := json.Unmarshal(raw, &s); err != nil {
+		return s, fmt.Errorf("disk: state: %w", err)
+	}
+	if s.Options != o {
+		return s, errors.New("disk: state: of another disk")
+	}
+	return s, nil
+}
