@@ -33,7 +33,7 @@ func machinePackages(named []string, arch, boot string) []string {
 	for _, name := range []string{"udev", "dbus", "systemd-resolved"} {
 		need(name, same(name))
 	}
-	if boot == recipe.BootUEFI {
+	if boot != recipe.BootDirect {
 		need("systemd-boot-efi", same("systemd-boot-efi"))
 	}
 	return more

@@ -21,8 +21,8 @@ var Formats = map[farm.Kind]int{
 	farm.KindConfigure: 3,
 	farm.KindImage:     2,
 	farm.KindIndex:     1,
-	farm.KindRoot:      1,
-	farm.KindDisk:      3,
+	farm.KindRoot:      2,
+	farm.KindDisk:      4,
 	farm.KindRun:       1,
 	farm.KindBoot:      1,
 }

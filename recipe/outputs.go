@@ -87,9 +87,12 @@ func readDisk(v strict.Value) *DiskOutput {
 			*to = s
 		}
 	}
-	choose("boot", &d.Boot, BootUEFI, BootDirect)
+	choose("boot", &d.Boot, BootUEFI, BootHybrid, BootDirect)
 	choose("filesystem", &d.Filesystem, "ext4")
 	choose("platform", &d.Platform, Platforms...)
+	if v, ok := f.Get("boot"); ok && d.Boot == BootHybrid && d.Platform != "linux/amd64" {
+		v.Refuse("hybrid is for the BIOS of PCs, and %s has none; write uefi", d.Platform)
+	}
 	if v, ok := f.Get("cmdline"); ok {
 		if s, ok := v.Text("quiet"); ok {
 			switch {

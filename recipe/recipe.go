@@ -83,7 +83,7 @@ type OCIOutput struct {
 type DiskOutput struct {
 	Platform   string `json:"platform"`
 	Size       int64  `json:"size"`       // in bytes, whole MiB
-	Boot       string `json:"boot"`       // BootUEFI or BootDirect
+	Boot       string `json:"boot"`       // BootUEFI, BootHybrid or BootDirect
 	Filesystem string `json:"filesystem"` // of the root: "ext4"
 	Cmdline    string `json:"cmdline,omitempty"`
 }
@@ -91,6 +91,7 @@ type DiskOutput struct {
 // How a disk starts.
 const (
 	BootUEFI   = "uefi"   // by firmware, from a system partition
+	BootHybrid = "hybrid" // by UEFI firmware, and by the BIOS of PCs
 	BootDirect = "direct" // the virtual machine is given the kernel and its RAM disk
 )
 

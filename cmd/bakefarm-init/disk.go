@@ -115,6 +115,9 @@ func grow(p *partition) error {
 		return err
 	}
 	defer f.Close()
+	if _, err := f.ReadAt(head[:gpt.CodeSize], 0); err != nil { // what a BIOS starts stays
+		return err
+	}
 	if _, err := f.WriteAt(tail, size/gpt.SectorSize*gpt.SectorSize-gpt.TailSize); err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package disk
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -9,6 +10,8 @@ import (
 	"slices"
 	"strings"
 
+	"bakefarm/compose/disk/bios"
+	"bakefarm/compose/disk/fat"
 	"bakefarm/compose/disk/gpt"
 	"bakefarm/compose/disk/initrd"
 	"bakefarm/compose/disk/uki"
@@ -148,4 +151,68 @@ func (b *bootFiles) program(k *Kernel) ([]byte, error) {
 		return nil, &BootError{path.Base(b.stub) + ": " + err.Error()}
 	}
 	return program, nil
+}
+
+// systemPartition is the ESP: what stands on it, and how it is made.
+func (b *Builder) systemPartition(program []byte) (fat.Options, fat.File, error) {
+	const size = rootStart - espStart
+	if need := fat.Space(int64(len(program))); need > size {
+		return fat.Options{}, fat.File{}, &BootError{fmt.Sprintf("kernel and initrd have %d MiB: the system partition has room for %d", len(program)/mebi, size/mebi)}
+	}
+	id := b.identifier("esp")
+	return fat.Options{
+		Size: size, ID: uint32(id[0])<<24 | uint32(id[1])<<16 | uint32(id[2])<<8 | uint32(id[3]), Label: "ESP", Time: b.Time,
+	}, fat.File{Path: "EFI/BOOT/" + arches[b.Arch].program, Content: program}, nil
+}
+
+// writeBoot writes what starts the disk: the partition table, and behind it what the kernel comes from.
+func (b *Builder) writeBoot(head []byte, k *Kernel) error {
+	if b.Boot == BootDirect {
+		_, err := b.chunks.WriteAt(head, 0)
+		return err
+	}
+	program, err := b.boot.program(k)
+	if err != nil {
+		return err
+	}
+	options, file, err := b.systemPartition(program)
+	if err != nil {
+		return err
+	}
+	if b.Boot == BootHybrid {
+		at, err := fat.Locate(options, file)
+		if err != nil {
+			return err
+		}
+		code, loader, err := biosCode(program, espStart+at, k)
+		if err != nil {
+			return err
+		}
+		copy(head, code)
+		head = append(head, loader...)
+	}
+	if _, err := b.chunks.WriteAt(head, 0); err != nil {
+		return err
+	}
+	return fat.Write(offset{b.chunks, espStart}, options, []fat.File{file})
+}
+
+// biosCode is what a BIOS starts: it loads kernel and initrd out of the UEFI program, which stands on the disk from at on.
+func biosCode(program []byte, at int64, k *Kernel) (code, loader []byte, err error) {
+	kernel, err := uki.Locate(program, ".linux")
+	if err != nil {
+		return nil, nil, err
+	}
+	ram, err := uki.Locate(program, ".initrd")
+	if err != nil {
+		return nil, nil, err
+	}
+	code, loader, err = bios.Code(bios.Start{
+		Image: k.Image, Cmdline: k.Cmdline,
+		Kernel: bios.Extent{Offset: at + kernel, Size: int64(len(k.Image))}, Initrd: bios.Extent{Offset: at + ram, Size: int64(len(k.Initrd))},
+	})
+	if errors.Is(err, bios.ErrKernel) {
+		err = &BootError{err.Error() + ": another kernel package, or boot: uefi"}
+	}
+	return code, loader, err
 }

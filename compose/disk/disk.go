@@ -8,7 +8,6 @@ import (
 	"io"
 
 	"bakefarm/compose/disk/ext4"
-	"bakefarm/compose/disk/fat"
 	"bakefarm/compose/disk/gpt"
 
 	"github.com/opencontainers/go-digest"
@@ -17,6 +16,7 @@ import (
 // How a disk starts.
 const (
 	BootUEFI   = "uefi"   // a unified kernel image on a system partition
+	BootHybrid = "hybrid" // that, and out of it by the BIOS of a PC
 	BootDirect = "direct" // the kernel and its initrd are given to the virtual machine
 )
 
@@ -37,7 +37,7 @@ const (
 type Options struct {
 	Size    int64         // in bytes, a multiple of 1 MiB
 	Arch    string        // Go's name: amd64, arm64
-	Boot    string        // BootUEFI or BootDirect
+	Boot    string        // BootUEFI, BootHybrid or BootDirect
 	Seed    digest.Digest // identifiers come from it: the key of the OS
 	Cmdline string        // more for the kernel's command line
 	Time    int64         // Unix seconds, of everything that has no time of its own
@@ -59,8 +59,10 @@ func (o Options) Validate() error {
 	switch _, known := arches[o.Arch]; {
 	case !known:
 		return fmt.Errorf("disk: architecture %q: want amd64 or arm64", o.Arch)
-	case o.Boot != BootUEFI && o.Boot != BootDirect:
-		return fmt.Errorf("disk: boot %q: want %s or %s", o.Boot, BootUEFI, BootDirect)
+	case o.Boot != BootUEFI && o.Boot != BootHybrid && o.Boot != BootDirect:
+		return fmt.Errorf("disk: boot %q: want %s, %s or %s", o.Boot, BootUEFI, BootHybrid, BootDirect)
+	case o.Boot == BootHybrid && o.Arch != "amd64":
+		return fmt.Errorf("disk: boot %q: a machine of %s has no BIOS", o.Boot, o.Arch)
 	case o.Size < MinSize || o.Size > MaxSize || o.Size%mebi != 0:
 		return fmt.Errorf("disk: size %d: want whole MiB from %d MiB to 16 TiB", o.Size, MinSize/mebi)
 	}
@@ -143,18 +145,6 @@ func advise(err error) error {
 		return fmt.Errorf("%w: give the disk a size of at least %d MiB", err, roundUp(room.Need+rootStart+rootEnd, 64*mebi)/mebi)
 	}
 	return err
-}
-
-// systemPartition writes the ESP with one program.
-func (b *Builder) systemPartition(program []byte) error {
-	const size = rootStart - espStart
-	if need := fat.Space(int64(len(program))); need > size {
-		return &BootError{fmt.Sprintf("kernel and initrd have %d MiB: the system partition has room for %d", len(program)/mebi, size/mebi)}
-	}
-	id := b.identifier("esp")
-	return fat.Write(offset{b.chunks, espStart}, fat.Options{
-		Size: size, ID: uint32(id[0])<<24 | uint32(id[1])<<16 | uint32(id[2])<<8 | uint32(id[3]), Label: "ESP", Time: b.Time,
-	}, []fat.File{{Path: "EFI/BOOT/" + arches[b.Arch].program, Content: program}})
 }
 
 // Layers returns the disk's layers; see Chunks.Layers.

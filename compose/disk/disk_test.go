@@ -278,7 +278,7 @@ func TestDisk(t *testing.T) {
 	}
 }
 
-const golden = "13dcdf99b30bb4a654ea2b0cfcd6a772b77a9e37afb8ed8a35b5422038a685c2"
+const golden = "7f282d1b343183879eee1b3aa6d813ba70a095c6aa2d0ef3c6e1a25492244128"
 
 // A disk whose layers are so large that the system partition shares one with the root.
 func TestLargeLayers(t *testing.T) {
@@ -374,10 +374,55 @@ func TestTrouble(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	hybrid := options
+	hybrid.Boot = BootHybrid
+	if _, _, err := build(t, hybrid, memory{}, layer(t, bootable())); err == nil || !strings.Contains(err.Error(), "no bzImage that a BIOS can start: another kernel package, or boot: uefi") {
+		t.Errorf("a kernel that no BIOS starts: %v", err)
+	}
 	direct := options
 	direct.Boot = BootDirect
 	if _, k, err := build(t, direct, memory{}, change(func(f map[string]string) { delete(f, "usr/lib/systemd/boot/efi/linuxx64.efi.stub") })); err != nil || len(k.Initrd) == 0 {
 		t.Errorf("direct: %v", err)
+	}
+}
+
+// A BIOS finds kernel and initrd where the loader has it they are, and there they are once.
+func TestHybrid(t *testing.T) {
+	le := binary.LittleEndian
+	image := []byte(strings.Repeat("a kernel ", 100_000))
+	image[0x1f1], image[0x211] = 3, 1
+	copy(image[0x202:], "HdrS")
+	le.PutUint16(image[0x206:], 0x20f)
+	le.PutUint32(image[0x22c:], 0x7fffffff)
+	le.PutUint64(image[0x258:], 1<<24)
+	le.PutUint32(image[0x260:], 1<<24)
+	files := bootable()
+	files["boot/vmlinuz-6.1.0-1-cloud-amd64"] = string(image)
+	o := options
+	o.Boot = BootHybrid
+	m := memory{}
+	layers, kernel, err := build(t, o, m, layer(t, files))
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw := m.raw(t, layers)
+	table, err := gpt.Decode(raw)
+	if err != nil || len(table.Partitions) != 3 || table.Partitions[0].Type != gpt.TypeBIOS || raw[0] == 0 || raw[510] != 0x55 {
+		t.Fatalf("%+v: %v", table, err)
+	}
+	loader := raw[gpt.HeadSize:]
+	if string(loader[:4]) != "farm" {
+		t.Fatalf("behind the table stands %q", loader[:4])
+	}
+	at := func(i int) []byte {
+		p := loader[4+12*i:]
+		return raw[512*le.Uint64(p):][:le.Uint32(p[8:])]
+	}
+	if !bytes.Equal(at(0), image[:4*512]) || !bytes.Equal(at(1), image[4*512:]) || !bytes.Equal(at(2), kernel.Initrd) {
+		t.Error("something else stands where kernel and initrd are said to")
+	}
+	if !bytes.Contains(loader[:8192], []byte(kernel.Cmdline+"\x00")) {
+		t.Error("no command line")
 	}
 }
 

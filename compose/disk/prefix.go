@@ -59,17 +59,8 @@ func (b *Builder) Prefix() (*Prefix, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := b.chunks.WriteAt(head, 0); err != nil {
+	if err := b.writeBoot(head, kernel); err != nil {
 		return nil, err
-	}
-	if b.Boot == BootUEFI {
-		program, err := b.boot.program(kernel)
-		if err != nil {
-			return nil, err
-		}
-		if err := b.systemPartition(program); err != nil {
-			return nil, err
-		}
 	}
 	at := b.Size - gpt.TailSize
 	// Where the app's data may come into the same layer the table waits for it: a layer is hashed from its start.
@@ -87,7 +78,12 @@ func (b *Builder) Prefix() (*Prefix, error) {
 // table is the partition table.
 func (b *Builder) table() gpt.Table {
 	table := gpt.Table{GUID: b.identifier("disk")}
-	if b.Boot == BootUEFI {
+	if b.Boot == BootHybrid { // so that nobody else writes there
+		table.Partitions = append(table.Partitions, gpt.Partition{
+			Type: gpt.TypeBIOS, GUID: b.identifier("bios"), Name: "bios", Start: gpt.HeadSize, Size: espStart - gpt.HeadSize,
+		})
+	}
+	if b.Boot != BootDirect {
 		table.Partitions = append(table.Partitions, gpt.Partition{
 			Type: gpt.TypeESP, GUID: b.identifier("esp"), Name: "esp", Start: espStart, Size: rootStart - espStart,
 		})

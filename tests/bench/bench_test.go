@@ -18,6 +18,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/crane"
 )
 
+var farmFlags = flag.String("farm-flags", "", "more flags of the farms that are measured, such as --pprof 127.0.0.1:6060")
+
 var benchTools = flag.Bool("bench-tools", false, "measure bakefarm and the tools beside it, for some minutes")
 
 // How often each thing is done: what takes long, less often.
@@ -33,7 +35,6 @@ func TestBench(t *testing.T) {
 	b := &bench{t: t, ctx: t.Context(), dir: t.TempDir()}
 	machine := machine()
 	b.rebakes()
-	b.disks()
 	b.systems()
 	fmt.Println()
 	if err := render(os.Stdout, machine, b.measured, b.notes); err != nil {

@@ -111,7 +111,9 @@ func (f *aFarm) stop() {
 	<-f.ended
 	_ = f.child.Wait() // how it ends is other tests' matter
 	f.child = nil
-	f.client.Close()
+	if f.client != nil {
+		f.client.Close()
+	}
 }
 
 // job is a recipe with the directory that its app comes from; without one the recipe has no app.

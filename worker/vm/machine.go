@@ -28,6 +28,8 @@ type Disk struct {
 	// Kernel and Initrd start the disk with Cmdline; without them its firmware does.
 	Kernel, Initrd, Cmdline string
 	Ports                   []int // that Dial may reach
+	// BIOS starts the disk as a PC of old does, always under emulation: a BIOS runs in modes that not every KVM has.
+	BIOS bool
 }
 
 const (
@@ -80,7 +82,10 @@ func (h *Host) Start(ctx context.Context, d Disk, console func(line string)) (*M
 	if !ok {
 		return nil, fmt.Errorf("%w: architecture %s", ErrUnavailable, d.Arch)
 	}
-	if !h.tryKVM(a) {
+	if d.BIOS && d.Arch != "amd64" {
+		return nil, fmt.Errorf("%w: a machine of %s has no BIOS", ErrUnavailable, d.Arch)
+	}
+	if d.BIOS || !h.tryKVM(a) {
 		return h.start(ctx, a, d, false, console)
 	}
 	m, err := h.start(ctx, a, d, true, console)
@@ -152,7 +157,7 @@ func (h *Host) start(ctx context.Context, a arch, d Disk, kvm bool, console func
 	}
 	if d.Kernel != "" {
 		args = append(args, "-kernel", inDir+d.Kernel, "-initrd", inDir+d.Initrd, "-append", d.Cmdline)
-	} else {
+	} else if !d.BIOS {
 		firmware, err := a.findFirmware()
 		if err != nil {
 			return nil, err

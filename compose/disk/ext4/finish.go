@@ -85,7 +85,7 @@ func (w *Writer) room() error {
 	size := g.blocks * BlockSize
 	if missing := w.alloc.missing; missing > 0 {
 		need := size + max(0, missing*BlockSize-w.Free()) // once something has found no place nothing else is given any
-		need += need/50 + 32<<20 // metadata of the larger one
+		need += need/50 + 32<<20                          // metadata of the larger one
 		return &NoRoom{size, roundUp(need, 64<<20), fmt.Sprintf("content of %d MiB finds no place", missing*BlockSize>>20+1)}
 	}
 	if inodes := int64(len(w.nodes)) + firstInode - 1; inodes > g.groups*g.inodes {

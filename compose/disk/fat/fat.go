@@ -72,21 +72,39 @@ type writer struct {
 
 // Write writes a filesystem. What it does not write to out must read as zeros.
 func Write(out io.WriterAt, o Options, files []File) error {
-	w := writer{Options: o, table: []uint32{0x0ffffff8, endOfChain}}
-	if err := w.geometry(); err != nil {
-		return err
-	}
-	root, err := w.tree(files)
+	w, root, err := plan(o, files)
 	if err != nil {
-		return err
-	}
-	if err := w.place(root); err != nil {
 		return err
 	}
 	if err := w.writeStart(out); err != nil {
 		return err
 	}
 	return w.writeDir(out, root)
+}
+
+// Locate returns where Write puts the content of the one file that there is, in bytes.
+func Locate(o Options, file File) (int64, error) {
+	w, at, err := plan(o, []File{file})
+	if err != nil {
+		return 0, err
+	}
+	for len(at.dirs) > 0 {
+		at = at.dirs[0]
+	}
+	return w.offset(at.files[0].cluster), nil
+}
+
+// plan gives everything its place.
+func plan(o Options, files []File) (*writer, *dir, error) {
+	w := &writer{Options: o, table: []uint32{0x0ffffff8, endOfChain}}
+	if err := w.geometry(); err != nil {
+		return nil, nil, err
+	}
+	root, err := w.tree(files)
+	if err != nil {
+		return nil, nil, err
+	}
+	return w, root, w.place(root)
 }
 
 func (w *writer) geometry() error {

@@ -27,6 +27,8 @@ const (
 	signature  = "EFI PART"
 	revision   = 0x00010000
 	tableSize  = entryCount * entrySize
+	// CodeSize is how much of the first sector is code that the table has nothing to do with, in bytes.
+	CodeSize = 440
 	// HeadSize is the size of MBR, header and entries at the start of a disk in bytes, TailSize of those at its end.
 	HeadSize = 2*SectorSize + tableSize
 	TailSize = tableSize + SectorSize
@@ -38,6 +40,7 @@ type GUID [16]byte
 // Types of partitions.
 var (
 	TypeESP       = MustParse("c12a7328-f81f-11d2-ba4b-00a0c93ec93b")
+	TypeBIOS      = MustParse("21686148-6449-6e6f-744e-656564454649") // what a BIOS's loader lies in
 	TypeRootAMD64 = MustParse("4f68bce3-e8cd-4db1-96e7-fbcaf984b709") // Discoverable Partitions Specification
 	TypeRootARM64 = MustParse("b921b045-1df0-41c3-af44-4c6f280d3fae")
 )

@@ -4,6 +4,7 @@
 package uki
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -86,6 +87,20 @@ func New(stub []byte, sections []Section) ([]byte, error) {
 	le.PutUint32(out[optional+56:], uint32(align(end, sectionAlign))) // SizeOfImage
 	le.PutUint32(out[optional+64:], 0)                                // CheckSum: of the stub alone
 	return out, nil
+}
+
+// Locate returns where the content of a section begins in a program that New has made, in bytes.
+func Locate(program []byte, name string) (int64, error) {
+	le := binary.LittleEndian
+	pe := int(le.Uint32(program[0x3c:]))
+	headers, count := pe+24+int(le.Uint16(program[pe+20:])), int(le.Uint16(program[pe+6:]))
+	for i := range count {
+		h := program[headers+i*sectionHeader:][:sectionHeader]
+		if string(bytes.TrimRight(h[:8], "\x00")) == name {
+			return int64(le.Uint32(h[20:])), nil
+		}
+	}
+	return 0, fmt.Errorf("uki: there is no section %s", name)
 }
 
 func powerOfTwo(n int64) bool { return n > 0 && n <= 1<<20 && n&(n-1) == 0 }
