@@ -22,8 +22,9 @@
 //
 // The capabilities and the system calls of Docker's default profile, no device but those of an OCI container's /dev, no
 // network but a loopback interface of its own, an empty /tmp in memory, nothing of the caller's environment. Services
-// can't start: policy-rc.d says 101, start-stop-daemon does nothing, systemctl believes that it's offline. These
-// stand-ins are a lower layer of their own and never become part of the Changes.
+// can't start: policy-rc.d says 101, start-stop-daemon does nothing, systemctl believes that it's offline, ischroot says yes.
+// These stand-ins are a lower layer of their own and never become part of the Changes. sync(2) does nothing: what everybody
+// on the machine has written is not for a command to wait for.
 //
 // The root is trusted with nothing either: layers are unpacked by a helper whose root directory is the layer's, and no
 // path of a layer is ever followed outside.

@@ -185,6 +185,8 @@ var standIns = []standIn{
 	{path: "usr/sbin/policy-rc.d", content: "#!/bin/sh\nexit 101\n"},
 	// For scripts that ask nobody. Those that look at --test or --status find nothing that runs.
 	{path: "usr/sbin/start-stop-daemon", content: "#!/bin/sh\nexit 0\n"},
+	// For scripts that have init start itself anew and wait a second for it: where init is no business of theirs, they don't.
+	{path: "usr/bin/ischroot", content: "#!/bin/sh\nexit 0\n"},
 	// What a machine has, and mail servers and their kind ask for its whole name when they make their first configuration.
 	{path: "etc/hosts", mode: 0o644, content: "127.0.0.1\tlocalhost\n127.0.1.1\t" + hostname + ".localdomain\t" + hostname + "\n::1\tlocalhost\n"},
 	{path: "proc", dir: true},

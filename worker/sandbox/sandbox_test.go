@@ -28,6 +28,8 @@ func TestWhatACommandGets(t *testing.T) {
 		{"empty /tmp in memory", "ls -A /tmp; stat -f -c %T /tmp", "tmpfs\n"},
 		{"devices", "ls /dev | sed /core/d", "fd\nfull\nmqueue\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero\n"},
 		{"no services", "/usr/sbin/policy-rc.d || echo $?; start-stop-daemon --start", "101\n"},
+		{"scripts leave init alone", "ischroot && echo chroot", "chroot\n"},
+		{"sync says that it is done", "sync && echo synced", "synced\n"},
 		{"no more capabilities", "while read k v; do [ $k != CapBnd: ] || echo $v; done </proc/self/status", "00000000a80405fb\n"},
 		{"seccomp", "while read k v; do [ $k != Seccomp: ] || echo $v; done </proc/self/status", "2\n"},
 		{"no mounts", "mount -t tmpfs none /home 2>/dev/null && echo mounted || true", ""},
