@@ -155,6 +155,7 @@ incomplete() {
 # By name, as far as dependencies allow: users and groups get their numbers in the order in which scripts ask for them, and
 # dpkg's own order changes with every package in the set.
 configure() {
+	rm -f /tmp/configured /tmp/unpacked /tmp/conffiles /tmp/packages # of the phases before, in the same container
 	plain_python
 	unpacked=$(dpkg-query --show --showformat='${db:Status-Status} ${binary:Package}\n' | sed -n 's/^unpacked //p')
 	if test -n "$unpacked"; then

@@ -180,8 +180,12 @@ func (l *layer) hash(ctx context.Context, members []compose.Member) (compose.Lay
 	a := compose.Assembler{Open: l.openPiece, Tar: l.openTarAhead(ctx), Parallel: piecesAhead}
 	for attempt := 1; ; attempt++ {
 		composed, err := a.Assemble(ctx, members)
-		if err == nil || !isDamage(err) || attempt == hashAttempts {
-			return composed, err
+		if err == nil {
+			l.remember(composed.DiffID, members)
+			return composed, nil
+		}
+		if !isDamage(err) || attempt == hashAttempts {
+			return compose.Layer{}, err
 		}
 		l.say("%v: reading again", err)
 		if !errors.Is(err, cache.ErrCorrupt) { // else the entry has dropped itself

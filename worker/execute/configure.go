@@ -115,7 +115,7 @@ func (c *configuration) run(ctx context.Context) (changes compose.Member, err er
 	began := time.Now()
 	lowers := make([]sandbox.Layer, len(c.system))
 	for i, l := range c.system {
-		lowers[i] = sandbox.Layer{DiffID: l.DiffID, Open: func(ctx context.Context) (io.ReadCloser, error) { return c.open(ctx, l) }}
+		lowers[i] = sandbox.Layer{DiffID: l.DiffID, Open: func(ctx context.Context) (io.ReadCloser, error) { return c.openTarOf(ctx, l) }}
 	}
 	root, err := c.Sandbox.Root(ctx, lowers)
 	if err != nil {
@@ -136,8 +136,11 @@ func (c *configuration) run(ctx context.Context) (changes compose.Member, err er
 	return changes, nil
 }
 
-// open reads a layer's uncompressed bytes, piece by piece: workers have most of them at hand.
+// open reads a layer's uncompressed bytes: as they were composed, or else piece by piece.
 func (j *job) open(ctx context.Context, l plan.Layer) (io.ReadCloser, error) {
+	if made := j.made(ctx, l.DiffID); made != nil {
+		return made, nil
+	}
 	blob, err := j.Store.Stat(ctx, l.Digest)
 	if err != nil {
 		return nil, fmt.Errorf("layer %s: %w", l.Digest, err)
@@ -170,20 +173,27 @@ func (c *configuration) scripts(ctx context.Context, root *sandbox.Root) error {
 	if err != nil {
 		return err
 	}
-	if err := drive(strings.NewReader(configured), scripts.PhaseKeep, scripts.PhaseUnmark, scripts.PhasePreinst); err != nil {
+	before := []string{scripts.PhaseKeep, scripts.PhaseUnmark, scripts.PhasePreinst}
+	after := []string{scripts.PhaseConfigure}
+	if c.Variant {
+		after = []string{scripts.PhaseIncomplete, scripts.PhaseConfigure}
+	}
+	var unpack []plan.Member
+	for _, l := range c.system[c.Below:] {
+		unpack = append(unpack, l.Unpack...)
+	}
+	if len(unpack) == 0 { // one container is enough
+		return drive(strings.NewReader(configured), slices.Concat(before, after)...)
+	}
+	if err := drive(strings.NewReader(configured), before...); err != nil {
 		return err
 	}
-	for _, l := range c.system[c.Below:] {
-		for _, m := range l.Unpack {
-			if err := c.unpack(ctx, m, drive); err != nil {
-				return err
-			}
+	for _, m := range unpack {
+		if err := c.unpack(ctx, m, drive); err != nil {
+			return err
 		}
 	}
-	if c.Variant {
-		return drive(nil, scripts.PhaseIncomplete, scripts.PhaseConfigure)
-	}
-	return drive(nil, scripts.PhaseConfigure)
+	return drive(nil, after...)
 }
 
 // configured is what the Driver has to know of the system that is configured already.

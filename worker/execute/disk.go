@@ -355,6 +355,9 @@ func (j *job) openTarOf(ctx context.Context, l plan.Layer) (io.ReadCloser, error
 	if l.MediaType != "" {
 		return j.open(ctx, l)
 	}
+	if made := j.made(ctx, l.DiffID); made != nil {
+		return made, nil
+	}
 	return j.openLayer(ctx, l.Digest)
 }
 

@@ -4,26 +4,29 @@ import (
 	"container/list"
 	"sync"
 
+	"bakefarm/compose"
 	"bakefarm/compose/deb"
 	"bakefarm/compose/debian"
 
 	"github.com/opencontainers/go-digest"
 )
 
-// maxRecords bounds what Records keeps of either sort, in bytes of text.
+// maxRecords bounds what Records keeps of each sort, in bytes of text.
 const maxRecords = 24 << 20
 
 // Records keeps what was read of packages, those used last: their records decoded, by the digest of their encoding, and
 // the facts of their members, by the digest of the tar. Every OS layer wants those of all its packages, and decoding a
-// minimal system's takes as long as hashing a third of its layer. Nobody changes what is in here.
+// minimal system's takes as long as hashing a third of its layer. And it keeps what layers are made of that this process
+// has composed, by their diff IDs. Nobody changes what is in here.
 type Records struct {
 	records *recent[*deb.Record]
 	facts   *recent[*debian.Facts]
+	layers  *recent[[]compose.Member]
 }
 
 // NewRecords makes an empty Records.
 func NewRecords() *Records {
-	return &Records{newRecent(weigh), newRecent((*debian.Facts).Size)}
+	return &Records{newRecent(weigh), newRecent((*debian.Facts).Size), newRecent(weighMembers)}
 }
 
 // get returns a record, nil when it is not here.
@@ -76,6 +79,16 @@ func (r *recent[V]) put(name digest.Digest, value V) {
 		last := r.order.Remove(r.order.Back()).(kept[V])
 		delete(r.byName, last.name)
 		r.used -= last.size
+	}
+}
+
+// drop forgets a value.
+func (r *recent[V]) drop(name digest.Digest) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if el, ok := r.byName[name]; ok {
+		delete(r.byName, name)
+		r.used -= r.order.Remove(el).(kept[V]).size
 	}
 }
 
