@@ -258,6 +258,14 @@ type CancelShard struct {
 	Token   string `json:"token"`
 }
 
+// Offer is a hint for one worker, which has what the shard needs at hand: it claims the shard at once, if it has room. An offer
+// that nobody hears is nothing lost: the shard goes into its class's queue soon after.
+type Offer struct {
+	Schema  int    `json:"schema"`
+	ShardID string `json:"shard"`
+	Class   string `json:"class"`
+}
+
 // hint is the payload of the work queue.
 type hint struct {
 	Schema  int    `json:"schema"`
@@ -282,6 +290,7 @@ func (m *CancelRequest) schema() *int     { return &m.Schema }
 func (m *PromoteRequest) schema() *int    { return &m.Schema }
 func (m *RollbackRequest) schema() *int   { return &m.Schema }
 func (m *CancelShard) schema() *int       { return &m.Schema }
+func (m *Offer) schema() *int             { return &m.Schema }
 func (m *hint) schema() *int              { return &m.Schema }
 func (m *SweepRequest) schema() *int      { return &m.Schema }
 func (m *RestoreRequest) schema() *int    { return &m.Schema }

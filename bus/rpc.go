@@ -206,13 +206,32 @@ func (b *Bus) Broadcast(_ context.Context, c CancelShard) error {
 
 // Subscribe calls fn for every broadcast, one after the other, until stop, which waits for a call that runs.
 func (b *Bus) Subscribe(fn func(CancelShard)) (stop func(), err error) {
-	sub, err := b.nc.Subscribe(b.subject("cancel"), func(m *nats.Msg) {
-		c, err := decode[CancelShard]("broadcast", m.Data)
+	return listen(b, b.subject("cancel"), "broadcast", fn)
+}
+
+// OfferTo offers a shard to a worker. Whether it heard is not known.
+func (b *Bus) OfferTo(worker string, o Offer) error {
+	data, err := encode("offer", o, b.limit())
+	if err != nil {
+		return err
+	}
+	return translate("offer", b.nc.Publish(b.subject("offer", escapeKey(worker)), data))
+}
+
+// Offers calls fn for every offer to a worker, one after the other, until stop, which waits for a call that runs.
+func (b *Bus) Offers(worker string, fn func(Offer)) (stop func(), err error) {
+	return listen(b, b.subject("offer", escapeKey(worker)), "offer", fn)
+}
+
+// listen calls fn for every message on a subject that decodes.
+func listen[M any](b *Bus, subject, what string, fn func(M)) (stop func(), err error) {
+	sub, err := b.nc.Subscribe(subject, func(m *nats.Msg) {
+		v, err := decode[M](what, m.Data)
 		if err != nil {
-			b.setAside("broadcasts", err)
+			b.setAside(what+"s", err)
 			return
 		}
-		fn(c)
+		fn(v)
 	})
 	if err == nil {
 		err = b.flush()

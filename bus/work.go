@@ -170,17 +170,25 @@ func (w *Work) failed(err error) error {
 	return fmt.Errorf("work queue %s: %w", w.class, err)
 }
 
-// Hint names a shard that may want running.
+// Hint names a shard that may want running. One that an Offer was made of is in no queue.
 type Hint struct {
 	ShardID string
 	m       jetstream.Msg
 }
 
 // Ack takes the hint out of the queue: after the shard's result is recorded, or when nothing is left to do.
-func (h Hint) Ack() error { return h.m.Ack() }
+func (h Hint) Ack() error {
+	if h.m == nil { // an offer was never in it
+		return nil
+	}
+	return h.m.Ack()
+}
 
 // Nak hands the hint back; somebody gets it after the delay.
 func (h Hint) Nak(delay time.Duration) error {
+	if h.m == nil {
+		return nil
+	}
 	if delay <= 0 {
 		return h.m.Nak()
 	}
@@ -188,4 +196,9 @@ func (h Hint) Nak(delay time.Duration) error {
 }
 
 // InProgress keeps the hint for another HintAckWait.
-func (h Hint) InProgress() error { return h.m.InProgress() }
+func (h Hint) InProgress() error {
+	if h.m == nil {
+		return nil
+	}
+	return h.m.InProgress()
+}

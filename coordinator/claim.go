@@ -35,18 +35,19 @@ func (c *Coordinator) claim(ctx context.Context, req bus.ClaimRequest) (bus.Clai
 	if reason := c.unfit(req.Worker, hinted.Class); reason != "" {
 		return bus.ClaimReply{Reason: reason}, nil
 	}
-	labels := c.labels(req.Worker)
+	worker, _ := c.workers.peek(req.Worker) // without a record it has no labels and nothing in its cache: it comes soon
+	worker.ID = req.Worker
 	var refused []string
 	reply := bus.ClaimReply{Reason: "nothing is queued", Gone: true}
 	for range maxChoices {
-		id, chosen, left := c.queue.choose(hinted.Class, req.ShardID, labels, refused)
+		id, chosen, left := c.queue.choose(hinted.Class, req.ShardID, worker, refused)
 		if id == "" && left {
-			return bus.ClaimReply{Reason: "what is queued requires labels that the worker does not have"}, nil
+			return bus.ClaimReply{Reason: "what is queued requires labels that the worker does not have, or is kept for others for a moment"}, nil
 		}
 		if id == "" {
 			break
 		}
-		reply, err = c.grant(ctx, id, req.Worker, labels)
+		reply, err = c.grant(ctx, id, worker)
 		chosen()
 		if err != nil || reply.Granted {
 			return reply, err
@@ -57,7 +58,7 @@ func (c *Coordinator) claim(ctx context.Context, req bus.ClaimRequest) (bus.Clai
 }
 
 // grant gives a shard to a worker if it waits for one.
-func (c *Coordinator) grant(ctx context.Context, id, worker string, labels []string) (bus.ClaimReply, error) {
+func (c *Coordinator) grant(ctx context.Context, id string, worker farm.Worker) (bus.ClaimReply, error) {
 	rec, _, _, err := c.shards.get(ctx, id)
 	if errors.Is(err, bus.ErrNotFound) {
 		return bus.ClaimReply{Reason: "no such shard", Gone: true}, nil
@@ -87,11 +88,12 @@ func (c *Coordinator) grant(ctx context.Context, id, worker string, labels []str
 			reply.Reason, reply.Gone = "it is "+string(s.State), true
 			return errRefused
 		}
-		if !farm.Meets(labels, s.Requires) {
+		if !farm.Meets(worker.Labels, s.Requires) {
 			reply.Reason = "it requires labels that the worker does not have"
 			return errRefused
 		}
-		s.State, s.Token, s.Worker, s.Lease, s.Beat = farm.ShardClaimed, token, worker, c.Lease, 0
+		s.State, s.Token, s.Worker, s.Lease, s.Beat = farm.ShardClaimed, token, worker.ID, c.Lease, 0
+		s.Cache = worker.CacheID
 		s.Attempt++
 		return nil
 	})

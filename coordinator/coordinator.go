@@ -30,6 +30,7 @@ type Config struct {
 	MaxBake     time.Duration // from acceptance to done, as one coordinator sees it; default 2 h
 	MaxShard    time.Duration // of one attempt at a shard, from the claim to the report; default 1 h
 	MaxBakes    int           // unfinished ones; more are refused; default 20000
+	NoAffinity  bool          // give shards to whoever asks first, whatever is in their caches: to measure what it saves
 
 	Now func() time.Time // wall clock; default time.Now
 	// OnDone is told about every bake that ended here, for metrics. It must not block.
@@ -93,7 +94,8 @@ type Coordinator struct {
 	drives  sync.WaitGroup
 	ready   chan struct{} // closed when Run serves
 
-	queue *queue
+	queue  *queue
+	warmth warmth
 }
 
 // New makes a coordinator that does nothing before Run.
@@ -117,6 +119,9 @@ func New(cfg Config) *Coordinator {
 		b, known := c.bakes.peek(id)
 		return b.Name, b.Background, known
 	})
+	if !cfg.NoAffinity {
+		c.queue.degree = c.warmth.degree
+	}
 	c.shards.index = c.queue.changed
 	c.workers = newMirror(cfg.Bus.Workers, func(farm.Worker) bool { return true }, nil)
 	c.observations = newMirror(cfg.Bus.Observations, func(farm.Observation) bool { return true }, nil)
@@ -254,6 +259,7 @@ func (c *Coordinator) bakeNoticed(id string, b farm.Bake) {
 
 // shardNoticed is called for every change of a shard's record: the bakes that are driven here and wait for it go on.
 func (c *Coordinator) shardNoticed(id string, s farm.Shard) {
+	c.warmth.noted(&s)
 	if !s.State.Finished() {
 		return
 	}

@@ -144,7 +144,7 @@ func (c *Coordinator) encodeSpecs(ctx context.Context, jobs []job) error {
 func (c *Coordinator) hintAll(ctx context.Context, results []dispatched) error {
 	byClass := map[string][]string{}
 	for _, r := range results {
-		if r.hint {
+		if r.hint && !c.offer(r.shard) {
 			byClass[r.shard.Class] = append(byClass[r.shard.Class], r.shard.ID)
 		}
 	}

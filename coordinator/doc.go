@@ -15,6 +15,9 @@
 //	a worker:  hint ─▶ Claim ─▶ Beat … Beat ─▶ Report ─▶ action cache ─▶ kick every bake that wants the shard
 //	the sweep: lease out ─▶ queued again; hint lost ─▶ hint again; bake stalled ─▶ driven; nobody wants it ─▶ cancelled
 //
+// Who gets a shard is decided when a worker asks (queue.go), but for one: where the worker is present that has in its cache what
+// the shard needs (warmth.go), and has room, the shard is offered to it (offer.go) before it goes into the queue.
+//
 // Drive (drive.go) takes a bake as far as it goes without waiting, from whatever state its record has, and may run again
 // at any time; what to do next is a pure function (decide.go). Shards with the same key are one record: a bake joins by
 // adding itself to Shard.Bakes and leaves by taking itself out; a shard that nobody wants any longer is cancelled.

@@ -25,7 +25,26 @@ type queue struct {
 	running  map[string]runner // by shard
 	busy     map[string]int    // shards of a team that run
 	early    map[string]map[string]bool
-	granting map[string]int // shards that claims have chosen and not been granted yet
+	granting map[string]int                                        // shards that claims have chosen and not been granted yet
+	hosts    map[string]load                                       // what workers run, or are kept shards for
+	degree   func(kind farm.Kind, deps []string, cache string) int // how much a cache has of what a shard needs; nil: it does not matter
+}
+
+// A load is what a worker has on it.
+type load struct {
+	shards int
+	takes  farm.Resources
+}
+
+func (q *queue) loaded(worker string, n int, takes farm.Resources) {
+	l := q.hosts[worker]
+	l.shards += n
+	if l.takes = l.takes.Plus(takes); n < 0 {
+		l.takes = l.takes.Minus(takes).Minus(takes)
+	}
+	if q.hosts[worker] = l; l.shards == 0 {
+		delete(q.hosts, worker)
+	}
 }
 
 // A turn is whose shards are given out one after the other.
@@ -50,6 +69,12 @@ type waiter struct {
 	requires []string
 	bakes    []string
 	after    time.Time // its back-off: nobody gets it before
+	kind     farm.Kind
+	deps     []string
+	passed   int       // how often another one was given out before it that the worker had more of
+	kept     string    // worker that it is kept for,
+	until    time.Time // so long
+	takes    farm.Resources
 	places   map[turn]place
 }
 
@@ -58,6 +83,7 @@ type runner struct {
 	worker string
 	token  string
 	bakes  []string
+	takes  farm.Resources
 	teams  []string
 	since  time.Time // when this process saw the claim: monotonic
 }
@@ -65,7 +91,7 @@ type runner struct {
 func newQueue(bake func(string) (string, bool, bool)) *queue {
 	return &queue{
 		bake: bake, classes: map[string]map[turn][]place{}, waiting: map[string]*waiter{}, running: map[string]runner{},
-		busy: map[string]int{}, early: map[string]map[string]bool{}, granting: map[string]int{},
+		busy: map[string]int{}, early: map[string]map[string]bool{}, granting: map[string]int{}, hosts: map[string]load{},
 	}
 }
 
@@ -86,7 +112,7 @@ func (q *queue) take(id string, s *farm.Shard) {
 	case farm.ShardQueued:
 		q.wait(id, s)
 	case farm.ShardClaimed:
-		r := runner{worker: s.Worker, token: s.Token, bakes: s.Bakes, since: time.Now()}
+		r := runner{worker: s.Worker, token: s.Token, bakes: s.Bakes, takes: s.Kind.Takes(), since: time.Now()}
 		if ran && was.token == s.Token {
 			r.since = was.since
 		}
@@ -101,12 +127,13 @@ func (q *queue) take(id string, s *farm.Shard) {
 			q.busy[team]++
 		}
 		q.running[id] = r
+		q.loaded(r.worker, 1, r.takes)
 	}
 }
 
 // wait puts a queued shard into the turns of those who want it.
 func (q *queue) wait(id string, s *farm.Shard) {
-	w := &waiter{class: s.Class, requires: s.Requires, bakes: s.Bakes, places: map[turn]place{}}
+	w := &waiter{class: s.Class, requires: s.Requires, bakes: s.Bakes, kind: s.Kind, deps: s.Deps, places: map[turn]place{}}
 	for _, bake := range s.Bakes {
 		name, background, known := q.bake(bake)
 		if !known {
@@ -143,6 +170,7 @@ func (q *queue) drop(id string) {
 				delete(turns, t)
 			}
 		}
+		q.release(w)
 		delete(q.waiting, id)
 	}
 	if r, runs := q.running[id]; runs {
@@ -151,8 +179,43 @@ func (q *queue) drop(id string) {
 				delete(q.busy, team)
 			}
 		}
+		q.loaded(r.worker, -1, r.takes)
 		delete(q.running, id)
 	}
+}
+
+// release ends that a shard is kept for a worker.
+func (q *queue) release(w *waiter) {
+	if w.kept != "" {
+		q.loaded(w.kept, -1, w.takes)
+		w.kept = ""
+	}
+}
+
+// keepFor keeps a queued shard for a worker. It reports false when the shard does not wait any more.
+func (q *queue) keepFor(id, worker string, takes farm.Resources, until time.Time) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	w := q.waiting[id]
+	if w == nil {
+		return false
+	}
+	q.release(w)
+	w.kept, w.takes, w.until = worker, takes, until
+	q.loaded(worker, 1, takes)
+	return true
+}
+
+// roomFor reports whether a worker has room for one more shard, as far as is known here.
+func (q *queue) roomFor(w farm.Worker, takes farm.Resources) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	l := q.hosts[w.ID]
+	if l.shards >= w.Slots {
+		return false
+	}
+	left := w.Has.Minus(l.takes)
+	return (w.Has.CPU == 0 || min(takes.CPU, w.Has.CPU) <= left.CPU) && (w.Has.Memory == 0 || takes.Memory <= left.Memory)
 }
 
 // expect has a shard taken in again when a bake is known that wants it: the records of both come in by themselves.
@@ -202,6 +265,7 @@ type candidate struct {
 	turn
 	place
 	busy int // shards of the team that run now
+	at   int // where it stands in the line
 }
 
 // before orders candidates by who is to run first:
@@ -219,35 +283,36 @@ func (a candidate) before(b candidate) int {
 	return cmp.Or(cmp.Compare(a.busy, b.busy), a.compare(b.place))
 }
 
+// Of the first window shards of a turn, a worker gets that of which its cache has most. None is passed more than window times.
+const window = 16
+
 // choose returns the shard of a class that is to run next, out of those that are not refused: the one that was hinted at, or
-// a more urgent one. Hints are alike; each says no more than that there is work in its class. Empty: there is none for a
-// worker with these labels; left says that there is for others.
+// a more urgent one. Hints are alike; each says no more than that there is work in its class. Empty: there is none for this
+// worker; left says that there is for others.
 //
 // What is chosen counts as granted until chosen ends it: workers ask at the same time, and would all get the same answer.
-func (q *queue) choose(class, hinted string, labels, refused []string) (id string, chosen func(), left bool) {
+func (q *queue) choose(class, hinted string, worker farm.Worker, refused []string) (id string, chosen func(), left bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now := time.Now()
 	var best candidate
 	for t, line := range q.classes[class] {
 		a := candidate{turn: t, busy: q.busy[t.team]}
-		for _, p := range line {
-			w := q.waiting[p.id]
-			if w.after.After(now) || q.granting[p.id] > 0 || slices.Contains(refused, p.id) {
-				continue
+		for i, p := range line {
+			open, others := q.open(p.id, worker, now)
+			left = left || others
+			if open && !slices.Contains(refused, p.id) {
+				a.place, a.at = p, i
+				break
 			}
-			if !farm.Meets(labels, w.requires) {
-				left = true
-				continue
-			}
-			a.place = p
-			break
 		}
 		if a.id != "" && (best.id == "" || a.before(best) < 0) {
 			best = a
 		}
 	}
-	id = best.id
+	if id = best.id; id != "" {
+		id = q.warmest(q.classes[class][best.turn][best.at:], worker, refused, now)
+	}
 	if id == "" && q.waiting[hinted] == nil && q.granting[hinted] == 0 && !slices.Contains(refused, hinted) {
 		id = hinted // the mirror may not have it yet
 	}
@@ -262,6 +327,45 @@ func (q *queue) choose(class, hinted string, labels, refused []string) (id strin
 			delete(q.granting, id)
 		}
 	}, left
+}
+
+// open reports whether a worker may have a shard that waits; if not, whether that is because it is for others.
+func (q *queue) open(id string, worker farm.Worker, now time.Time) (open, others bool) {
+	w := q.waiting[id]
+	if w.kept != "" && !now.Before(w.until) {
+		q.release(w)
+	}
+	switch {
+	case w.after.After(now) || q.granting[id] > 0:
+		return false, false
+	case !farm.Meets(worker.Labels, w.requires), w.kept != "" && w.kept != worker.ID:
+		return false, true
+	}
+	return true, false
+}
+
+// warmest is which of the first shards of a line a worker is to have. The first one is open to it.
+func (q *queue) warmest(line []place, worker farm.Worker, refused []string, now time.Time) string {
+	first := q.waiting[line[0].id]
+	if q.degree == nil || first.passed >= window {
+		return line[0].id
+	}
+	best, most := line[0].id, q.degree(first.kind, first.deps, worker.CacheID)
+	for _, p := range line[1:min(window, len(line))] {
+		w := q.waiting[p.id]
+		if len(w.deps) == 0 || slices.Contains(refused, p.id) {
+			continue
+		}
+		if n := q.degree(w.kind, w.deps, worker.CacheID); n > most {
+			if open, _ := q.open(p.id, worker, now); open {
+				best, most = p.id, n
+			}
+		}
+	}
+	if best != line[0].id {
+		first.passed++
+	}
+	return best
 }
 
 // teamOf is the team that an image's name belongs to: its first component.

@@ -12,11 +12,11 @@ import (
 func TestWhoIsFirst(t *testing.T) {
 	at := func(bake string) place { return place{bake: bake, id: bake} }
 	want := []candidate{
-		{turn{"b", false}, at("2"), 0},
-		{turn{"b", false}, at("3"), 0},
-		{turn{"a", false}, at("1"), 7},
-		{turn{"c", true}, at("0"), 0},
-		{turn{"a", true}, at("0"), 7},
+		{turn{"b", false}, at("2"), 0, 0},
+		{turn{"b", false}, at("3"), 0, 0},
+		{turn{"a", false}, at("1"), 7, 0},
+		{turn{"c", true}, at("0"), 0, 0},
+		{turn{"a", true}, at("0"), 7, 0},
 	}
 	have := slices.Clone(want)
 	slices.Reverse(have)
@@ -51,7 +51,7 @@ func queuedShard(class string, bakes ...string) *farm.Shard {
 
 // next has the shard given out that comes first.
 func (q *queue) next(labels ...string) string {
-	id, chosen, _ := q.choose("any.cut", "hint of nothing", labels, []string{"hint of nothing"})
+	id, chosen, _ := q.choose("any.cut", "hint of nothing", farm.Worker{ID: "w", Labels: labels}, []string{"hint of nothing"})
 	if id != "" {
 		defer chosen()
 		w := q.waiting[id]
@@ -81,7 +81,7 @@ func TestQueue(t *testing.T) {
 	if want := []string{"a1", "both", "a2", "wave"}; !slices.Equal(order, want) {
 		t.Errorf("%v, want %v", order, want)
 	}
-	if _, _, left := q.choose("any.cut", "a1", nil, []string{"a1"}); !left {
+	if _, _, left := q.choose("any.cut", "a1", farm.Worker{}, []string{"a1"}); !left {
 		t.Error("what is left for a worker with a GPU is not told")
 	}
 	if id := q.next("gpu=x"); id != "gpu" {
@@ -124,7 +124,7 @@ func BenchmarkChoose(b *testing.B) {
 				q.changed(fmt.Sprint("s", i), queuedShard("any.cut", fmt.Sprintf("%06d-team%d", i, i%20)))
 			}
 			for b.Loop() {
-				id, chosen, _ := q.choose("any.cut", "s0", nil, nil)
+				id, chosen, _ := q.choose("any.cut", "s0", farm.Worker{}, nil)
 				s := queuedShard("any.cut", q.waiting[id].bakes...)
 				q.changed(id, nil)
 				chosen()

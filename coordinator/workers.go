@@ -39,9 +39,3 @@ func (c *Coordinator) unfit(worker, class string) string {
 	}
 	return ""
 }
-
-// labels are what a worker has. One without a record has none: its record comes soon.
-func (c *Coordinator) labels(worker string) []string {
-	w, _ := c.workers.peek(worker)
-	return w.Labels
-}

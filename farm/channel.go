@@ -86,8 +86,10 @@ type Worker struct {
 	Done    int64             `json:"done"`    // shards since it started
 	// Draining: it takes no more shards; what it runs it finishes, or hands back.
 	Draining bool      `json:"draining,omitempty"`
-	Cache    int64     `json:"cache,omitempty"` // bytes of its host's cache
-	Load     float64   `json:"load,omitempty"`  // of its host: processes that run or want to, a processor, over the last minute
+	Cache    int64     `json:"cache,omitempty"`   // bytes of its host's cache
+	CacheID  string    `json:"cacheID,omitempty"` // names that cache, also when another worker goes on with it
+	Has      Resources `json:"has,omitzero"`      // what its host has for shards, which its workers share
+	Load     float64   `json:"load,omitempty"`    // of its host: processes that run or want to, a processor, over the last minute
 	Started  time.Time `json:"started"`
 	Seen     time.Time `json:"seen"`
 }

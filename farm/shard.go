@@ -91,6 +91,7 @@ type Shard struct {
 	Attempt  int             `json:"attempt"`           // counts claims that were not handed back, from 1
 	Token    string          `json:"token,omitempty"`   // of the running attempt; a report must carry it
 	Worker   string          `json:"worker,omitempty"`  // who runs or ran it
+	Cache    string          `json:"cache,omitempty"`   // CacheID of that worker: what the shard needed and made is in it
 	Lease    time.Duration   `json:"lease,omitempty"`   // the claim is void when the record has not changed for so long
 	Beat     int             `json:"beat,omitempty"`    // heartbeats of this attempt: a beat changes the record
 	Error    string          `json:"error,omitempty"`   // of the last failed attempt

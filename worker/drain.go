@@ -73,7 +73,7 @@ func (t *tap) wait(ctx context.Context) (context.Context, context.CancelFunc) {
 }
 
 // pullWhileOpen pulls hints of a class whenever the worker takes work, until ctx ends.
-func (w *Worker) pullWhileOpen(ctx context.Context, class string, begin func(bus.Hint)) {
+func (w *Worker) pullWhileOpen(ctx context.Context, class string, begin func(farm.Kind, bus.Hint)) {
 	for ctx.Err() == nil {
 		open, cancel := w.tap.wait(ctx)
 		if open == nil {

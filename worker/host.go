@@ -1,6 +1,15 @@
 package worker
 
 import (
+	"cmp"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"bakefarm/farm"
 	"bakefarm/worker/cache"
 	"bakefarm/worker/execute"
 )
@@ -11,6 +20,7 @@ type Host struct {
 	turns   execute.Turns
 	indexes *execute.Indexes
 	records *execute.Records
+	room    *room
 
 	// Sandboxes are where code of images runs; nil: nowhere. They are the opener's, who closes them after the workers.
 	Sandboxes *Sandboxes
@@ -19,13 +29,46 @@ type Host struct {
 	Machines *Machines
 }
 
-// OpenHost opens a host with its cache in dir. The budget is in bytes; 0: cache.DefaultBudget.
-func OpenHost(dir string, budget int64) (*Host, error) {
+// OpenHost opens a host with its cache in dir. The budget is in bytes; 0: cache.DefaultBudget. Its workers take no more shards than
+// fit into has; what is 0 there is what the machine has (Machine).
+func OpenHost(dir string, budget int64, has farm.Resources) (*Host, error) {
+	machine := Machine()
+	has = farm.Resources{CPU: cmp.Or(has.CPU, machine.CPU), Memory: cmp.Or(has.Memory, machine.Memory)}
 	c, err := cache.Open(dir, budget)
 	if err != nil {
 		return nil, err
 	}
-	return &Host{cache: c, turns: execute.NewTurns(0), indexes: execute.NewIndexes(), records: execute.NewRecords()}, nil
+	return &Host{
+		cache: c, turns: execute.NewTurns((has.CPU + 999) / 1000), indexes: execute.NewIndexes(), records: execute.NewRecords(), room: newRoom(has),
+	}, nil
+}
+
+// Machine is what this machine has: as many processors as Go uses, and the memory that the machine or the process's control group
+// allows. 0 where that is not known: then memory is no bound.
+func Machine() farm.Resources {
+	return farm.Resources{CPU: 1000 * runtime.GOMAXPROCS(0), Memory: memory("/proc/meminfo", "/sys/fs/cgroup")}
+}
+
+// memory reads proc(5)'s meminfo and the limit of the control group, of either version.
+func memory(meminfo, cgroup string) int64 {
+	var has int64
+	if raw, err := os.ReadFile(meminfo); err == nil {
+		_, rest, _ := strings.Cut(string(raw), "MemTotal:")
+		var kib int64
+		if _, err := fmt.Sscanf(rest, "%d kB", &kib); err == nil {
+			has = kib << 10
+		}
+	}
+	for _, file := range []string{"memory.max", "memory/memory.limit_in_bytes"} {
+		raw, err := os.ReadFile(filepath.Join(cgroup, file))
+		if err != nil {
+			continue
+		}
+		if limit, err := strconv.ParseInt(strings.TrimSpace(string(raw)), 10, 64); err == nil && (has == 0 || limit < has) {
+			has = limit
+		}
+	}
+	return has
 }
 
 // Close closes the host, after the workers that share it.

@@ -80,7 +80,7 @@ func (w *Worker) record(host string) farm.Worker {
 	defer w.mu.Unlock()
 	r := farm.Worker{
 		Schema: farm.Schema, ID: w.ID, Host: host, Classes: w.Classes, Lacks: maps.Clone(w.lacks), Labels: w.Labels, Slots: w.Slots,
-		Draining: w.tap.isShut(), Cache: w.env.Cache.Used(), Load: load(),
+		Draining: w.tap.isShut(), Cache: w.env.Cache.Used(), CacheID: w.env.Cache.ID(), Has: w.slots.room.has(), Load: load(),
 		Running: make([]string, 0, len(w.running)), Done: w.done.Load(),
 		Started: w.started.UTC(), Seen: time.Now().UTC(),
 	}

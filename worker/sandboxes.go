@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 
 	"bakefarm/farm"
@@ -82,10 +83,21 @@ func (w *Worker) foreign(ctx context.Context, s foreignHost, pull func(class str
 	if err != nil {
 		return
 	}
+	var large []string
+	classes = slices.DeleteFunc(classes, func(class string) bool {
+		if w.tooLarge(class) == "" {
+			return false
+		}
+		large = append(large, class)
+		return true
+	})
 	w.mu.Lock()
 	w.Classes = append(w.Classes[:len(w.Classes):len(w.Classes)], classes...)
 	if w.lacks == nil {
 		w.lacks = map[string]string{}
+	}
+	for _, class := range large {
+		w.lacks[class] = w.tooLarge(class)
 	}
 	for class, problem := range lacks {
 		w.lacks[class] = problem
@@ -98,6 +110,15 @@ func (w *Worker) foreign(ctx context.Context, s foreignHost, pull func(class str
 	for _, class := range classes {
 		pull(class)
 	}
+}
+
+// tooLarge says why the worker has not the memory for shards of a class; empty: it has.
+func (w *Worker) tooLarge(class string) string {
+	takes, has := kindOf(class).Takes().Memory, w.slots.room.total.Memory
+	if takes <= has {
+		return ""
+	}
+	return fmt.Sprintf("such a shard takes %d MiB of memory, and this worker has %d (--memory)", takes>>20, has>>20)
 }
 
 // Root makes a root filesystem, for executors.

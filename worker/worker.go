@@ -1,7 +1,8 @@
 // Package worker runs shards for a farm: it takes hints out of the work queue, claims the shards that they name, runs
 // them and reports.
 //
-//	hint ─▶ claim ─▶ run (package execute) ─▶ report ─▶ ack        one goroutine an attempt, Slots at a time
+//	hint ─▶ claim ─▶ run (package execute) ─▶ report ─▶ ack        one goroutine an attempt, as many as there is room for
+//	  or an offer     │
 //	                  │ beat: every third of the lease, and while lines are said
 //	                  ◀─ stop: told so by a beat or by broadcast: the attempt is dropped
 //
@@ -9,7 +10,8 @@
 // does work that nobody takes. So a worker may die at any point: the lease of what it ran runs out, and another one
 // claims that.
 //
-// Workers of one process share a Host: the cache on disk, parsed package indexes and turns on the processors. Shards
+// Workers of one process share a Host: the cache on disk, parsed package indexes, turns on the processors, and the room for shards
+// (room.go): before a shard is claimed, what its kind takes of processors and memory is set aside. Shards
 // wait for mirrors and for the store most of the time, so a worker claims several times as many as there are
 // processors, and those that compute take turns.
 package worker
@@ -22,6 +24,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -40,15 +43,16 @@ type Config struct {
 	Images execute.Images // nil: it can't read images of others
 
 	ID      string   // names the worker; must be its own. Empty: the host's name and a random part
-	Slots   int      // shards at a time; 0: four times the number of processors
+	Slots   int      // shards at a time, within what the host has; 0: four times the number of processors
 	Classes []string // capability classes that it takes work of; empty: Classes() and, with time, those of the host's Sandboxes
 	Labels  []string // key=value, for people
 	// Succeeds are the IDs of workers that are known to be dead: what they ran is taken up at once.
 	Succeeds []string
 
-	Host       *Host  // shared with other workers of the process; nil: a host of its own, of the next two
-	CacheDir   string // directory of the cache on disk; one process at a time
-	CacheBytes int64  // budget of it; 0: cache.DefaultBudget
+	Host       *Host          // shared with other workers of the process; nil: a host of its own, of the next two
+	CacheDir   string         // directory of the cache on disk; one process at a time
+	CacheBytes int64          // budget of it; 0: cache.DefaultBudget
+	Has        farm.Resources // what it has for shards; 0: what the machine has
 
 	// Grace is how long shards that run when the worker is stopped or drained may go on; what is not done by then is handed back.
 	// 0: 3 seconds.
@@ -65,7 +69,9 @@ const (
 	defaultGrace  = 3 * time.Second
 	patience      = 2 * time.Minute
 	fetchWait     = 10 * time.Second       // how long a fetch waits at the queue
-	slotWait      = 100 * time.Millisecond // how long a hint waits for a slot before it's handed back
+	slotWait      = 100 * time.Millisecond // how long a hint waits for room before it's handed back
+	largeAfter    = time.Second            // how long a class of large shards waits for room before it fetches one without
+	largeWait     = bus.HintAckWait / 2    // how long that one waits
 	claimTimeout  = 10 * time.Second
 	noCoordinator = 2 * time.Second // a hint whose claim nobody answered comes back after that
 	firstBackoff  = 100 * time.Millisecond
@@ -132,7 +138,6 @@ func New(c Config) *Worker {
 	return &Worker{
 		Config:  c,
 		all:     all,
-		slots:   newSlots(c.Slots),
 		changed: make(chan struct{}, 1),
 		tap:     newTap(),
 		running: make(map[string]*attempt),
@@ -148,12 +153,13 @@ func (w *Worker) Run(ctx context.Context) error {
 	host := w.Host
 	if host == nil {
 		var err error
-		if host, err = OpenHost(w.CacheDir, w.CacheBytes); err != nil {
+		if host, err = OpenHost(w.CacheDir, w.CacheBytes, w.Has); err != nil {
 			return fmt.Errorf("worker %s: %w", w.ID, err)
 		}
 		defer host.Close()
 	}
 	w.env = host.env(w.Store, w.Mirror, w.Images)
+	w.slots = &slots{room: host.room, free: w.Slots}
 	w.started = time.Now()
 	w.host, _ = os.Hostname()
 
@@ -185,15 +191,24 @@ func (w *Worker) Run(ctx context.Context) error {
 	var pullers, attempts, heir sync.WaitGroup
 	heir.Go(func() { w.succeed(ctx) })
 	defer heir.Wait()
+	begin := func(kind farm.Kind, h bus.Hint) {
+		attempts.Go(func() {
+			defer w.slots.give(kind)
+			w.attempt(working, h)
+		})
+	}
 	take := func(class string) {
 		pullers.Go(func() {
-			w.pullWhileOpen(ctx, class, func(h bus.Hint) {
-				attempts.Go(func() {
-					defer w.slots.give()
-					w.attempt(working, h)
-				})
-			})
+			w.pullWhileOpen(ctx, class, begin)
 		})
+	}
+	endOffers, err := w.Bus.Offers(w.ID, func(o bus.Offer) {
+		if kind := kindOf(o.Class); !w.tap.isShut() && w.takes(o.Class) && w.slots.takeNow(kind) {
+			begin(kind, bus.Hint{ShardID: o.ShardID})
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("worker %s: %w", w.ID, err)
 	}
 	for _, class := range w.Classes {
 		take(class)
@@ -206,6 +221,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		pullers.Go(func() { w.foreign(ctx, host.Machines, take) })
 	}
 	pullers.Wait()
+	endOffers() // nothing begins after it
 	w.tap.shut()
 	w.renew()
 	timer := time.AfterFunc(w.Grace, func() { halt(errStopping) })
@@ -214,8 +230,22 @@ func (w *Worker) Run(ctx context.Context) error {
 	return nil
 }
 
-// pull feeds hints of a class to begin, which takes over the slot that was taken for it, until ctx ends.
-func (w *Worker) pull(ctx context.Context, class string, begin func(bus.Hint)) {
+// kindOf is the kind of a class's shards.
+func kindOf(class string) farm.Kind {
+	_, kind, _ := strings.Cut(class, ".")
+	return farm.Kind(kind)
+}
+
+// takes reports whether the worker takes work of a class.
+func (w *Worker) takes(class string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Contains(w.Classes, class)
+}
+
+// pull feeds hints of a class to begin, which takes over the room that was taken for it, until ctx ends.
+func (w *Worker) pull(ctx context.Context, class string, begin func(farm.Kind, bus.Hint)) {
+	kind := kindOf(class)
 	var queue *bus.Work
 	failures := 0
 	for ctx.Err() == nil {
@@ -225,15 +255,25 @@ func (w *Worker) pull(ctx context.Context, class string, begin func(bus.Hint)) {
 					return err
 				}
 			}
-			free, err := w.slots.free(ctx)
+			// A shard that takes much of the machine finds no room while many small ones run. When that has been so for a while, it
+			// is fetched all the same, and waits for its turn with nobody passing it.
+			patience, wait := time.Duration(0), fetchWait
+			if kind.Foreign() {
+				patience = largeAfter
+			}
+			fits, err := w.slots.await(ctx, kind, patience)
 			if err != nil {
 				return err
 			}
-			hints, err := queue.Fetch(ctx, free, fetchWait)
+			within := slotWait
+			if fits == 0 {
+				fits, wait, within = 1, 0, largeWait
+			}
+			hints, err := queue.Fetch(ctx, fits, wait)
 			for _, h := range hints {
-				// Pullers of other classes may have been faster. Another worker may have a slot at once.
-				if w.slots.take(ctx, slotWait) {
-					begin(h)
+				// Pullers of other classes may have been faster. Another worker may have room at once.
+				if w.slots.takeWithin(ctx, kind, within) {
+					begin(kind, h)
 				} else if err := h.Nak(0); err != nil {
 					w.Log.Debug("hint not handed back: it comes again by itself", "class", class, "err", err)
 				}

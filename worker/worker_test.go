@@ -258,7 +258,7 @@ func TestRunsEachShardOnce(t *testing.T) {
 		d.offer(fmt.Sprint("s", i), farm.KindConvert, convertSpec(t))
 	}
 	store := workertest.NewStore(t)
-	host, err := worker.OpenHost(t.TempDir(), 0)
+	host, err := worker.OpenHost(t.TempDir(), 0, farm.Resources{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,6 +24,7 @@ import (
 	"bakefarm/worker/mirror"
 	"bakefarm/worker/sandbox"
 
+	"github.com/dustin/go-humanize"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 )
@@ -169,12 +170,16 @@ func (s *settings) startWorkers(p *program, data *dataDir, c *connections, n int
 			return usagef("--label: %w", err)
 		}
 	}
+	has, err := s.has()
+	if err != nil {
+		return err
+	}
 	debian, err := mirror.New(p.ctx, mirror.Options{Cache: data.sub("mirror"), Log: log})
 	if err != nil {
 		return err
 	}
 	p.closes("mirror", func() error { debian.Close(); return nil })
-	host, err := worker.OpenHost(data.sub("cache"), s.cache)
+	host, err := worker.OpenHost(data.sub("cache"), s.cache, has)
 	if err != nil {
 		return err
 	}
@@ -209,6 +214,22 @@ func (s *settings) startWorkers(p *program, data *dataDir, c *connections, n int
 		return all.Wait()
 	})
 	return nil
+}
+
+// has is what the workers of this process have for shards, as far as it is said.
+func (s *settings) has() (farm.Resources, error) {
+	if s.cpus < 0 || s.cpus > 10_000 || s.cpus > 0 && s.cpus < 0.1 {
+		return farm.Resources{}, usagef("--cpus %v: want a number of processors from 0.1, or 0 for all", s.cpus)
+	}
+	has := farm.Resources{CPU: int(s.cpus * 1000)}
+	if s.memory != "" {
+		n, err := humanize.ParseBytes(s.memory)
+		if err != nil || n < 64<<20 || n > 1<<50 {
+			return has, usagef("--memory %q: want a size from 64MiB, such as 4GiB", s.memory)
+		}
+		has.Memory = int64(n)
+	}
+	return has, nil
 }
 
 // sandbox is where code of images runs.

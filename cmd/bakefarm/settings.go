@@ -23,6 +23,8 @@ type settings struct {
 	trusting      bool
 	workers       int
 	slots         int
+	cpus          float64
+	memory        string
 	cache         int64
 	labels        []string
 	drain         time.Duration
@@ -47,6 +49,7 @@ type settings struct {
 	maxShard      time.Duration
 	maxBakes      int
 	s3Faults      string
+	noAffinity    bool
 	clock         time.Duration // added to what this machine's clock says
 	pprof         string
 	logLevel      string
@@ -117,8 +120,9 @@ func (s *settings) coordinates(cmd *cobra.Command) {
 	flags.DurationVar(&s.collect.MinAge, "gc-min-age", 0, "age of a pack below which it is left alone")
 	flags.DurationVar(&s.collect.Grace, "gc-grace", 0, "time from condemning a pack to deleting it")
 	flags.DurationVar(&s.ages.Context, "keep-contexts", 0, "how long uploaded contexts are kept after their bake")
+	flags.BoolVar(&s.noAffinity, "no-affinity", false, "for tests: give shards to whoever asks first, whatever is in their caches")
 	flags.DurationVar(&s.clock, "clock-offset", 0, "for tests: decide as if this machine's clock were off by so much")
-	for _, hidden := range []string{"gc-min-age", "gc-grace", "keep-contexts", "clock-offset"} {
+	for _, hidden := range []string{"gc-min-age", "gc-grace", "keep-contexts", "clock-offset", "no-affinity"} {
 		if err := flags.MarkHidden(hidden); err != nil {
 			panic(err)
 		}
@@ -134,7 +138,9 @@ func (s *settings) works(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	s.reaches(cmd)
 	flags.DurationVar(&s.patience, "s3-patience", 2*time.Minute, "how long a shard waits for S3 while it is away, before another attempt is made")
-	flags.IntVar(&s.slots, "slots", 0, "shards that a worker runs at a time (default: four times the processors)")
+	flags.IntVar(&s.slots, "slots", 0, "shards that a worker runs at a time, within --cpus and --memory (default: four times the processors)")
+	flags.Float64Var(&s.cpus, "cpus", 0, "processors that the workers of this process have for shards (default: those of the machine, or of its container)")
+	flags.StringVar(&s.memory, "memory", "", "memory that they have for shards, such as 4GiB: none is taken that does not fit (default: that of the machine, or of its container)")
 	flags.Int64Var(&s.cache, "cache-bytes", 0, "budget of the workers' cache on disk, in bytes (default 2 GiB)")
 	flags.StringSliceVar(&s.labels, "label", nil, "what the workers of this process have, for bakes that require it: gpu, region=eu")
 	flags.DurationVar(&s.drain, "drain-timeout", drain, "how long the shards that run when the worker is stopped may go on; the rest is handed back")

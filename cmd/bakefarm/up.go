@@ -141,7 +141,7 @@ func (s *settings) assemble(p *program, data *dataDir, address net.Addr, front *
 // startCoordinator starts what decides: a coordinator, the moves of channels, and what keeps and lets go.
 func (s *settings) startCoordinator(p *program, c *connections, measured *prometheus.Registry, log *slog.Logger) {
 	decides := coordinator.New(coordinator.Config{
-		Bus: c.bus, Store: c.store, Tags: tags{c.bus.Tags}, Log: log, Lease: s.lease, MaxAge: s.maxAge, MaxBake: s.maxBake, MaxShard: s.maxShard, MaxBakes: s.maxBakes, Now: s.now,
+		Bus: c.bus, Store: c.store, Tags: tags{c.bus.Tags}, Log: log, Lease: s.lease, MaxAge: s.maxAge, MaxBake: s.maxBake, MaxShard: s.maxShard, MaxBakes: s.maxBakes, NoAffinity: s.noAffinity, Now: s.now,
 	})
 	measured.MustRegister(decides.Metrics())
 	p.runs("coordinator", decides.Run)

@@ -30,6 +30,7 @@ package cache
 import (
 	"bytes"
 	"container/list"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -61,6 +62,7 @@ const DefaultBudget = 2 << 30
 // Cache is a content-addressed directory with a budget.
 type Cache struct {
 	dir    string
+	id     string
 	budget int64
 	lock   *os.File
 	hot    *memory
@@ -89,6 +91,7 @@ const touchEvery = 10 * time.Minute
 const (
 	tempPrefix = "tmp-"
 	lockName   = "lock"
+	idName     = "id"
 )
 
 // Open opens the cache in dir, which is made when it is missing, and forgets half-written entries of a former process.
@@ -119,12 +122,26 @@ func Open(dir string, budget int64) (*Cache, error) {
 		entries: make(map[digest.Digest]*list.Element),
 		recent:  list.New(),
 	}
-	if err := c.scan(); err != nil {
+	if err := errors.Join(c.name(), c.scan()); err != nil {
 		lock.Close()
 		return nil, fmt.Errorf("worker cache: %w", err)
 	}
 	return c, nil
 }
+
+// name gives the cache a name that it keeps for as long as its directory lives.
+func (c *Cache) name() error {
+	file := filepath.Join(c.dir, idName)
+	raw, err := os.ReadFile(file)
+	if c.id = string(raw); err == nil && len(c.id) == len(rand.Text()) {
+		return nil
+	}
+	c.id = rand.Text()
+	return os.WriteFile(file, []byte(c.id), 0o600)
+}
+
+// ID names the cache, in this process and in later ones that open its directory.
+func (c *Cache) ID() string { return c.id }
 
 // scan takes up what a former process left. A file's modification time is its last use, to within touchEvery.
 func (c *Cache) scan() error {
