@@ -36,6 +36,7 @@ lint: ## static analysis
 
 bench: build ## times bakefarm beside the tools that are present, as a table with ratios
 	$(GO) test -tags $(TAGS) -timeout 30m -count 1 -v -run TestBench ./tests/bench -bench-tools
+	$(GO) test -tags $(TAGS) -timeout 20m -count 1 -v -run TestScaleFarm ./tests/bench -farm-scale 10000
 	$(GO) test -tags $(TAGS) -timeout 20m -count 1 -v -run TestScale ./imagestore/catalog -scale 100000
 	$(GO) test -tags $(TAGS) -timeout 10m -run '^$$' -bench 'Million|Decide100k' -benchtime 3x ./imagestore/collect ./imagestore/retention
 
