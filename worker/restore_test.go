@@ -21,7 +21,7 @@ func TestRestore(t *testing.T) {
 	t.Parallel()
 	b := newBus(t)
 	d := newDesk(t, b)
-	host, err := worker.OpenHost(t.TempDir(), 0)
+	host, err := worker.OpenHost(t.TempDir(), 0, farm.Resources{})
 	if err != nil {
 		t.Fatal(err)
 	}
