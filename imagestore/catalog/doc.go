@@ -4,7 +4,7 @@
 //
 //	packs' ledger ──▶ packs ──▶ entries (digest → pack, offset, length)          imagestore.Locator
 //	versions      ──▶ versions, repo_blobs                    ┐
-//	  └─ Locks    ──▶ package_sets, packages, postings        ├──▶ index ──▶     Images, Count, Channels, Family …
+//	  └─ Locks    ──▶ package_sets, packages        ├──▶ index ──▶     Images, Count, Channels, Family …
 //	channels, usage, deployments ──▶ records                  ┘
 //
 // Run follows every feed from the last sequence that the file has seen. A pack that this process wrote is known before
@@ -19,8 +19,8 @@
 // slow. What is large stays in the file and is looked up: blobs by repository, and what images contain.
 //
 // Images share their sets of packages (an app's re-bake has its predecessor's), so a set is stored once, under a number,
-// and a package's version once. For each of these there is a bitmap of the sets that have it, in chunks: the question
-// "openssl<3.0.15" compares the versions of openssl that were ever seen, ORs their bitmaps, and passes over the rows.
+// and a package's version once. In memory, each of these has the numbers of the sets that have it, a byte or so for each: the
+// question "openssl<3.0.15" compares the versions of openssl that were ever seen, joins their sets, and passes over the rows.
 //
 // One process, one file: SQLite runs without fsync. After a power cut (another boot) the file is checked before it is used.
 package catalog

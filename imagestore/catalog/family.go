@@ -43,19 +43,28 @@ func (c *Catalog) Deployments(ctx context.Context, f DeploymentFilter) ([]Deploy
 	c.index.mu.RLock()
 	defer c.index.mu.RUnlock()
 	var rows []DeploymentRow
+	sets := map[string][]uint32{} // by ID
 	for id, d := range c.index.deployments {
 		if id <= f.After && f.After != "" || d.Live(now) == f.Ended || f.Name != "" && !match(d.Name) || f.Version != "" && d.Version != f.Version {
 			continue
 		}
-		if packages, ok := c.index.contains(c.index.versions[versionKey(d.Name, d.Version)], questions); ok {
-			rows = append(rows, DeploymentRow{d, packages})
+		if in, ok := c.index.versions[versionKey(d.Name, d.Version)].contains(questions); ok {
+			rows, sets[id] = append(rows, DeploymentRow{Deployment: d}), in
 		}
 	}
 	slices.SortFunc(rows, func(a, b DeploymentRow) int { return strings.Compare(a.ID, b.ID) })
+	next := ""
 	if len(rows) > limit {
-		return rows[:limit], rows[limit-1].ID, nil
+		rows, next = rows[:limit], rows[limit-1].ID
 	}
-	return rows, "", nil
+	lists := make([][]uint32, len(rows))
+	for n, r := range rows {
+		lists[n] = sets[r.ID]
+	}
+	for n, packages := range packagesIn(lists, questions) {
+		rows[n].Packages = packages
+	}
+	return rows, next, nil
 }
 
 // findAll looks up which sets answer each of the questions.
@@ -70,25 +79,21 @@ func (c *Catalog) findAll(ctx context.Context, questions []PackageQuery) (all []
 	return all, nil
 }
 
-// contains lists what was found in a version, which may be nil; ok is false when it does not answer all of the questions.
-func (x *index) contains(v *version, questions []*found) (packages []Package, ok bool) {
-	if len(questions) == 0 {
-		return nil, true
-	}
+// contains lists a version's sets of packages; ok is false when they do not answer all of the questions, or v is nil and there are
+// any.
+func (v *version) contains(questions []*found) (sets []uint32, ok bool) {
 	if v == nil {
-		return nil, false
+		return nil, len(questions) == 0
 	}
-	var sets []uint32
-	for _, i := range v.images {
-		sets = append(sets, i.sets...)
+	for n := range v.images {
+		sets = append(sets, v.images[n].sets()...)
 	}
 	for _, q := range questions {
 		if !q.any.hasAny(sets) {
 			return nil, false
 		}
-		packages = append(packages, q.in(sets)...)
 	}
-	return packages, true
+	return sets, true
 }
 
 // Affected is a channel that points to a version which contains what was asked for.
@@ -117,17 +122,22 @@ func (c *Catalog) Affected(ctx context.Context, name string, questions []Package
 	c.index.mu.RLock()
 	defer c.index.mu.RUnlock()
 	var rows []Affected
+	var sets [][]uint32
 	for _, ch := range c.index.channels {
 		v := c.index.versions[versionKey(ch.Name, ch.Version)]
 		if v == nil || !match(ch.Name) {
 			continue
 		}
-		if packages, ok := c.index.contains(v, all); ok {
+		if in, ok := v.contains(all); ok {
+			sets = append(sets, in)
 			rows = append(rows, Affected{
-				Channel: ch, Packages: packages, Bake: v.bake, CreatedAt: instant(v.created), Base: v.base,
+				Channel: ch, Bake: v.bake, CreatedAt: instant(v.created), Base: *v.base,
 				Depth: len(c.index.ancestors(v)), Deployments: c.index.live(v, now),
 			})
 		}
+	}
+	for n, packages := range packagesIn(sets, all) {
+		rows[n].Packages = packages
 	}
 	slices.SortFunc(rows, func(a, b Affected) int {
 		return cmp.Or(a.Depth-b.Depth, strings.Compare(a.Name, b.Name), strings.Compare(a.Channel.Channel, b.Channel.Channel))
@@ -185,7 +195,7 @@ func (c *Catalog) Family(_ context.Context, name, version string) (Family, error
 }
 
 func relative(v *version) Relative {
-	r := Relative{Name: v.name, Version: v.version, CreatedAt: instant(v.created), Base: v.base}
+	r := Relative{Name: v.name, Version: v.version, CreatedAt: instant(v.created), Base: *v.base}
 	if v.facts != nil {
 		r.Channels = v.facts.channels
 	}

@@ -48,7 +48,7 @@ type records[T any] struct {
 func (r *records[T]) run(ctx context.Context) error {
 	return r.c.keep(ctx, feed{
 		name: r.name, seen: r.seen, identity: r.feed.Identity, last: r.feed.Last, reset: r.reset,
-		follow: func(ctx context.Context, after uint64) error { return r.project(ctx, after) },
+		follow: r.project,
 	})
 }
 
@@ -58,8 +58,8 @@ type record[T any] struct {
 	value *T
 }
 
-func (r *records[T]) project(ctx context.Context, after uint64) error {
-	return inOrder(ctx, aheadFar, func(ctx context.Context, put func(*change[record[T]]) error) error {
+func (r *records[T]) project(ctx context.Context, after, last uint64) error {
+	return inOrder(ctx, aheadFar, last, func(ctx context.Context, put func(*change[record[T]]) error) error {
 		return r.feed.Follow(ctx, after, func(seq uint64, key string, value *T) error {
 			return put(&change[record[T]]{seq: seq, value: record[T]{key, value}, ready: already})
 		})

@@ -63,18 +63,14 @@ func (c *Catalog) compile(ctx context.Context, f Filter) (*query, error) {
 	q := &query{}
 	var tests []func(*image) bool
 	add := func(test func(*image) bool) { tests = append(tests, test) }
-	exactly := func(want string, of func(*image) string) {
-		if want != "" {
-			add(func(i *image) bool { return of(i) == want })
-		}
+	if f.Kind != "" || f.Format != "" || f.Platform != "" {
+		add(perKey(func(i *image) *kind { return i.kind }, func(k *kind) bool {
+			platform := f.Platform == "" || f.Platform == k.platform || f.Platform == "index" && k.platform == "" && k.kind == farm.ImageOCI
+			return platform && (f.Kind == "" || f.Kind == k.kind) && (f.Format == "" || f.Format == k.format)
+		}))
 	}
-	exactly(f.Kind, func(i *image) string { return i.kind })
-	exactly(f.Format, func(i *image) string { return i.format })
-	exactly(f.Version, func(i *image) string { return i.of.version })
-	if f.Platform == "index" {
-		add(func(i *image) bool { return i.platform == "" && i.kind == farm.ImageOCI })
-	} else {
-		exactly(f.Platform, func(i *image) string { return i.platform })
+	if f.Version != "" {
+		add(func(i *image) bool { return i.of.version == f.Version })
 	}
 	for _, r := range []struct {
 		Range
@@ -91,9 +87,9 @@ func (c *Catalog) compile(ctx context.Context, f Filter) (*query, error) {
 		}
 	}
 	if !f.Created.empty() {
-		add(func(i *image) bool { return f.Created.has(i.of.created) })
+		add(func(i *image) bool { return f.Created.has(i.created) })
 	}
-	add(func(i *image) bool { return (i.of.trash != nil) == f.Trashed })
+	add(func(i *image) bool { return i.trashed == f.Trashed })
 	if f.Pinned {
 		add(func(i *image) bool { return len(i.of.pins) > 0 })
 	}
@@ -130,12 +126,12 @@ func (c *Catalog) compile(ctx context.Context, f Filter) (*query, error) {
 		if err != nil {
 			return nil, fmt.Errorf("name: %w", err)
 		}
-		add(perKey(func(i *image) *repo { return i.of.repo }, func(r *repo) bool { return match(r.name) }))
+		add(perKey(func(i *image) *repo { return i.repo }, func(r *repo) bool { return match(r.name) }))
 	}
 	if words := strings.Fields(strings.ToLower(f.Text)); len(words) > maxWords {
 		return nil, fmt.Errorf("%w: %d words: at most %d", ErrBadPattern, len(words), maxWords)
 	} else if len(words) > 0 {
-		add(hasWords(words))
+		add(c.index.hasWords(words))
 	}
 	if err := c.index.compileBase(f, add); err != nil {
 		return nil, err
@@ -145,7 +141,7 @@ func (c *Catalog) compile(ctx context.Context, f Filter) (*query, error) {
 		return nil, err
 	}
 	for _, found := range q.packages {
-		add(func(i *image) bool { return found.any.hasAny(i.sets) })
+		add(found.any.hasImage)
 	}
 	q.match = func(i *image) bool {
 		for _, test := range tests {
@@ -161,13 +157,19 @@ func (c *Catalog) compile(ctx context.Context, f Filter) (*query, error) {
 // perKey makes a test out of one that is asked once for each key.
 func perKey[K comparable](of func(*image) K, test func(K) bool) func(*image) bool {
 	known := map[K]bool{}
+	var last K // neighbours often have the same
+	var lastAnswer bool
 	return func(i *image) bool {
 		key := of(i)
+		if key == last && len(known) > 0 {
+			return lastAnswer
+		}
 		answer, ok := known[key]
 		if !ok {
 			answer = test(key)
 			known[key] = answer
 		}
+		last, lastAnswer = key, answer
 		return answer
 	}
 }
@@ -182,7 +184,7 @@ func hasLabel(label string) (func(*image) bool, error) {
 		return nil, fmt.Errorf("label %s: %w", clip(key), err)
 	}
 	return func(i *image) bool {
-		have, ok := i.of.labels[key]
+		have, ok := i.labels[key]
 		return ok && (!given || match(have))
 	}, nil
 }
@@ -203,15 +205,17 @@ func (x *index) compileBase(f Filter, add func(func(*image) bool)) error {
 		direct := func(b farm.Base) bool {
 			return match(b.Ref) || b.Name != "" && (match(b.Name) || match(b.Name+":"+b.Version))
 		}
-		add(perKey(func(i *image) *version { return i.of }, func(v *version) bool {
-			for steps := 0; v != nil && steps < maxAncestors; steps++ {
-				if direct(v.base) {
+		// What an image is built on says what that was built on, and so on.
+		add(perKey(func(i *image) *farm.Base { return i.base }, func(b *farm.Base) bool {
+			for range maxAncestors {
+				if direct(*b) {
 					return true
 				}
-				if !ask.deep {
+				parent := x.versions[parentKey(b)]
+				if !ask.deep || parent == nil {
 					return false
 				}
-				v = x.versions[v.parent()]
+				b = parent.base
 			}
 			return false
 		}))

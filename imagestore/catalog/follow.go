@@ -12,11 +12,12 @@ import (
 )
 
 const (
-	loaders    = 8      // indexes that are read from the store at the same time
-	ahead      = 64     // changes of packs that are read ahead of the one that is projected
-	aheadFar   = 2048   // of records: the more of them in one transaction, the fewer postings are written twice
-	batch      = 2048   // changes in one transaction, at most
-	batchRows  = 20_000 // entries in one transaction, about
+	loaders    = 8           // indexes that are read from the store at the same time
+	ahead      = 64          // changes of packs that are read ahead of the one that is projected
+	aheadFar   = 2048        // of records: more of them in one transaction cost less
+	batch      = 2048        // changes in one transaction, at most
+	fillFor    = time.Second // how long a batch may wait to become full while much is to come: fuller ones write less
+	batchRows  = 20_000      // entries in one transaction, about
 	retryFirst = 50 * time.Millisecond
 	retryMost  = 5 * time.Second
 )
@@ -28,7 +29,8 @@ type feed struct {
 	identity func(context.Context) (string, error)
 	last     func(context.Context) (uint64, error)
 	reset    func(context.Context) error // empties the projection
-	follow   func(ctx context.Context, after uint64) error
+	// follow projects what comes after; up to last it is there already.
+	follow func(ctx context.Context, after, last uint64) error
 }
 
 // keep follows a feed until ctx ends, from where the file stands; from the beginning when the feed is another one than the
@@ -87,7 +89,7 @@ func (c *Catalog) once(ctx context.Context, f feed) error {
 		after = 0
 	}
 	f.seen.at(after)
-	return f.follow(ctx, after)
+	return f.follow(ctx, after, last)
 }
 
 func pause(ctx context.Context, attempt int) error {
@@ -110,9 +112,9 @@ type change[T any] struct {
 
 var already = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
 
-// inOrder passes changes from produce to apply, in order and in batches: of what is ready, as much as there is.
-// It returns when either fails; both have ended then.
-func inOrder[T any](ctx context.Context, ahead int, produce func(ctx context.Context, put func(*change[T]) error) error, apply func(context.Context, []*change[T]) error, rows func(T) int) error {
+// inOrder passes changes from produce to apply, in order and in batches: of what is ready, as much as there is; of the changes up
+// to last, which are there to be had, as much as is had within fillFor. It returns when either fails; both have ended then.
+func inOrder[T any](ctx context.Context, ahead int, last uint64, produce func(ctx context.Context, put func(*change[T]) error) error, apply func(context.Context, []*change[T]) error, rows func(T) int) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	queue := make(chan *change[T], ahead)
 	var wg sync.WaitGroup
@@ -148,22 +150,22 @@ func inOrder[T any](ctx context.Context, ahead int, produce func(ctx context.Con
 		}
 		todo, n := []*change[T]{next}, rows(next.value)
 		next = nil
-	more:
+		full := time.After(fillFor)
 		for len(todo) < batch && n < batchRows {
-			select {
-			case next = <-queue:
-			default:
+			wait := full
+			if todo[len(todo)-1].seq >= last {
+				wait = over
 			}
 			if next == nil {
+				if next = within(queue, wait); next == nil {
+					break
+				}
+			}
+			if !readyWithin(next.ready, wait) {
 				break
 			}
-			select {
-			case <-next.ready:
-				todo, n = append(todo, next), n+rows(next.value)
-				next = nil
-			default:
-				break more
-			}
+			todo, n = append(todo, next), n+rows(next.value)
+			next = nil
 		}
 		if err := apply(ctx, todo); err != nil {
 			cancel(err)
@@ -172,18 +174,51 @@ func inOrder[T any](ctx context.Context, ahead int, produce func(ctx context.Con
 	}
 }
 
+// over is a wait that has ended.
+var over = func() chan time.Time { c := make(chan time.Time); close(c); return c }()
+
+// within takes what there is, or what comes before the wait has ended; nil when that was nothing.
+func within[T any](from <-chan *T, wait <-chan time.Time) *T {
+	select {
+	case v := <-from:
+		return v
+	default:
+	}
+	select {
+	case v := <-from:
+		return v
+	case <-wait:
+		return nil
+	}
+}
+
+// readyWithin reports whether ready is closed, or comes to be before the wait has ended.
+func readyWithin(ready <-chan struct{}, wait <-chan time.Time) bool {
+	select {
+	case <-ready:
+		return true
+	default:
+	}
+	select {
+	case <-ready:
+		return true
+	case <-wait:
+		return false
+	}
+}
+
 func (c *Catalog) followPacks(ctx context.Context, read IndexReader) error {
 	return c.keep(ctx, feed{
 		name: "packs", seen: &c.packsSeen, identity: c.ledger.Identity, last: c.ledger.Last,
 		reset:  c.resetPacks,
-		follow: func(ctx context.Context, after uint64) error { return c.projectPacks(ctx, after, read) },
+		follow: func(ctx context.Context, after, last uint64) error { return c.projectPacks(ctx, after, last, read) },
 	})
 }
 
-func (c *Catalog) projectPacks(ctx context.Context, after uint64, read IndexReader) error {
+func (c *Catalog) projectPacks(ctx context.Context, after, last uint64, read IndexReader) error {
 	loading := newLoading()
 	defer loading.wait()
-	return inOrder(ctx, ahead, func(ctx context.Context, put func(*change[packChange]) error) error {
+	return inOrder(ctx, ahead, last, func(ctx context.Context, put func(*change[packChange]) error) error {
 		return c.ledger.Follow(ctx, after, func(pc farm.PackChange) error {
 			ch := &change[packChange]{seq: pc.Seq, value: packChange{id: pc.ID, state: stateOf(pc.Pack)}, ready: already}
 			entries, known := c.announcement(pc.ID)

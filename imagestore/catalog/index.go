@@ -19,7 +19,7 @@ type index struct {
 	mu          sync.RWMutex
 	versions    map[string]*version // by key
 	repos       map[string]*repo
-	images      []*image // the reverse of the order in which they are listed: what is new comes last
+	images      []image // the reverse of the order in which they are listed: what is new comes last
 	facts       map[string]*facts
 	channels    map[string]farm.Channel    // by key
 	deployments map[string]farm.Deployment // by ID
@@ -39,6 +39,7 @@ type repo struct {
 	name     string
 	versions []*version        // oldest first
 	labels   map[string]string // of the version that came last: the next one has the same, as a rule
+	base     *farm.Base        // likewise
 }
 
 // version is a committed version.
@@ -53,26 +54,46 @@ type version struct {
 	bake      string
 	bakeKey   digest.Digest
 	lock      digest.Digest
-	base      farm.Base
+	base      *farm.Base // not nil; versions of a name share theirs, as a rule
 	labels    map[string]string
 	pins      []farm.Pin
 	trash     *farm.Trash // nil: it is there
-	images    []*image    // in the order of farm.CompareImages
+	images    []image     // in the order of farm.CompareImages
 	facts     *facts      // nil: nothing is known
 	forgotten bool        // removed from the index: lists are about to be cleared of it
 }
 
-// image is one image of a version.
+// image is one image of a version. It never changes, and is copied: index.images has all of them side by side, with everything in
+// them that most questions look at. A pass over these reads memory from one end to the other, where following a pointer for each
+// would wait for memory each time.
 type image struct {
-	of        *version
-	rank      int // among the images of its version
-	sum       imagestore.Sum
-	kind      string
-	platform  string
-	format    string
-	mediaType string
-	size      int64
-	sets      []uint32 // of packages: of its platform, of all platforms for an index
+	of      *version
+	repo    *repo
+	base    *farm.Base
+	kind    *kind
+	labels  map[string]string
+	created int64
+	size    int64
+	text    string // what a search looks at that is the version's own
+	sum     imagestore.Sum
+	many    []uint32 // sets of packages, when it is an index with several
+	set     uint32   // the set of packages, when it has one; else 0
+	rank    int32    // among the images of its version
+	trashed bool
+}
+
+// kind is what there are few of: what many images have in common.
+type kind struct{ kind, platform, format, mediaType string }
+
+// sets are the numbers of the image's sets of packages: of its platform, of all platforms for an index.
+func (i *image) sets() []uint32 {
+	switch {
+	case i.many != nil:
+		return i.many
+	case i.set != 0:
+		return []uint32{i.set}
+	}
+	return nil
 }
 
 // facts are what is known of a version beside its record. They may be known before the version is.
@@ -91,24 +112,34 @@ func (i *image) digest() digest.Digest { return i.sum.Digest() }
 // compareListed is the order in which images are listed: newest first, then by name and version, an index before its images.
 func compareListed(a, b *image) int {
 	if a.of == b.of {
-		return a.rank - b.rank
+		return int(a.rank - b.rank)
 	}
-	return cmp.Or(cmp.Compare(b.of.created, a.of.created), strings.Compare(a.of.name, b.of.name), strings.Compare(a.of.version, b.of.version))
+	if c := cmp.Compare(b.created, a.created); c != 0 {
+		return c
+	}
+	return cmp.Or(strings.Compare(a.repo.name, b.repo.name), strings.Compare(a.of.version, b.of.version), int(a.rank-b.rank))
 }
+
+// older is the order of index.images.
+func older(a, b image) int { return compareListed(&b, &a) }
 
 // replace makes the changes of a batch: each version stands for what was there under its key, as nothing if it has no
 // images of its own.
 func (x *index) replace(changes map[string]*version) {
+	removed := false
 	for key, v := range changes {
 		if old := x.versions[key]; old != nil {
 			x.remove(old)
+			removed = true
 		}
 		if v != nil {
 			v.facts = x.facts[key]
 		}
 	}
-	x.images = slices.DeleteFunc(x.images, func(i *image) bool { return i.of.forgotten })
-	var added []*image
+	if removed {
+		x.images = slices.DeleteFunc(x.images, func(i image) bool { return i.of.forgotten })
+	}
+	var added []image
 	for _, v := range changes {
 		if v == nil {
 			continue
@@ -130,8 +161,7 @@ func (x *index) replace(changes map[string]*version) {
 }
 
 // insert merges images into the ordered list. Those of a live farm are the newest, and few.
-func (x *index) insert(added []*image) {
-	older := func(a, b *image) int { return compareListed(b, a) }
+func (x *index) insert(added []image) {
 	slices.SortFunc(added, older)
 	if len(added) == 0 {
 		return
@@ -167,11 +197,13 @@ func (x *index) forgetVersions() {
 }
 
 // parent is the key of the version of this farm that v was built on, or "".
-func (v *version) parent() string {
-	if v.base.Name == "" {
+func (v *version) parent() string { return parentKey(v.base) }
+
+func parentKey(b *farm.Base) string {
+	if b.Name == "" {
 		return ""
 	}
-	return versionKey(v.base.Name, v.base.Version)
+	return versionKey(b.Name, b.Version)
 }
 
 func versionKey(name, version string) string { return name + "@" + version }

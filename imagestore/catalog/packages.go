@@ -3,7 +3,6 @@ package catalog
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"fmt"
 	"regexp"
 	"slices"
@@ -68,6 +67,16 @@ type Package struct {
 // setBits is a set of numbers of package sets.
 type setBits []byte
 
+func (b setBits) set(set uint32) { b[set/8] |= 1 << (set % 8) }
+
+// upTo makes room for a set.
+func (b setBits) upTo(set uint32) setBits {
+	if grow := int(set/8) + 1 - len(b); grow > 0 {
+		b = append(b, make([]byte, grow)...)
+	}
+	return b
+}
+
 func (b setBits) has(set uint32) bool {
 	at := int(set / 8)
 	return at < len(b) && b[at]&(1<<(set%8)) != 0
@@ -83,26 +92,47 @@ func (b setBits) hasAny(sets []uint32) bool {
 	return false
 }
 
+// hasImage reports whether a set that the image has is in it.
+func (b setBits) hasImage(i *image) bool {
+	if i.set != 0 {
+		return b.has(i.set)
+	}
+	return b.hasAny(i.many)
+}
+
 // found is the answer to a PackageQuery: the sets that have any of the packages, and each package with its own sets.
 type found struct {
 	any      setBits
-	packages []foundPackage
+	packages []foundPackage // sorted
 }
 
 type foundPackage struct {
 	Package
-	sets setBits
+	in posting
 }
 
-// in lists the packages that some of the sets have, sorted.
-func (f *found) in(sets []uint32) []Package {
-	var list []Package
-	for _, p := range f.packages {
-		if p.sets.hasAny(sets) {
-			list = append(list, p.Package)
+// packagesIn lists, for each of some lists of sets, the packages that were found in any of these, by question and sorted. It
+// passes over what was found once, however many lists there are: a question such as lib* finds much.
+func packagesIn(lists [][]uint32, questions []*found) [][]Package {
+	in := make([][]Package, len(lists))
+	wanted := map[uint32][]int{}
+	for n, sets := range lists {
+		for _, set := range sets {
+			wanted[set] = append(wanted[set], n)
 		}
 	}
-	return list
+	for _, q := range questions {
+		for _, p := range q.packages {
+			p.in.each(func(set uint32) {
+				for _, n := range wanted[set] {
+					if have := in[n]; len(have) == 0 || have[len(have)-1] != p.Package { // of several sets of one list
+						in[n] = append(have, p.Package)
+					}
+				}
+			})
+		}
+	}
+	return in
 }
 
 // find looks up which sets have a package that answers the question.
@@ -111,8 +141,7 @@ func (c *Catalog) find(ctx context.Context, q PackageQuery) (*found, error) {
 	if strings.ContainsAny(q.Name, "*?") {
 		condition = "name GLOB ?"
 	}
-	byNumber := map[int64]*foundPackage{}
-	var numbers []int64
+	answer := &found{}
 	err := eachRow(ctx, c.db.read, func(rows *sql.Rows) error {
 		var num int64
 		var p Package
@@ -120,51 +149,19 @@ func (c *Catalog) find(ctx context.Context, q PackageQuery) (*found, error) {
 			return err
 		}
 		if (q.Arch == "" || q.Arch == p.Arch) && q.matches(p.Version) {
-			byNumber[num] = &foundPackage{Package: p}
-			numbers = append(numbers, num)
+			if in := c.sets.with(num); len(in.packed) > 0 {
+				answer.packages = append(answer.packages, foundPackage{p, in})
+				answer.any = answer.any.upTo(in.last)
+				in.each(answer.any.set)
+			}
 		}
 		return nil
 	}, "SELECT num, name, arch, version FROM packages WHERE "+condition, name)
 	if err != nil {
 		return nil, fmt.Errorf("package %s: %w", q, err)
 	}
-	list, err := json.Marshal(numbers)
-	if err != nil {
-		return nil, err
-	}
-	answer := &found{}
-	err = eachRow(ctx, c.db.read, func(rows *sql.Rows) error {
-		var num int64
-		var chunk int
-		var bits sql.RawBytes
-		if err := rows.Scan(&num, &chunk, &bits); err != nil {
-			return err
-		}
-		byNumber[num].sets = byNumber[num].sets.or(chunk*chunkBits/8, bits)
-		answer.any = answer.any.or(chunk*chunkBits/8, bits)
-		return nil
-	}, "SELECT package, chunk, bits FROM postings WHERE package IN (SELECT value FROM json_each(?)) ORDER BY package, chunk", string(list))
-	if err != nil {
-		return nil, fmt.Errorf("package %s: %w", q, err)
-	}
-	for _, p := range byNumber {
-		if len(p.sets) > 0 {
-			answer.packages = append(answer.packages, *p)
-		}
-	}
 	slices.SortFunc(answer.packages, func(a, b foundPackage) int { return comparePackages(a.Package, b.Package) })
 	return answer, nil
-}
-
-// or adds the bits that begin at byte at.
-func (b setBits) or(at int, bits []byte) setBits {
-	if grow := at + len(bits) - len(b); grow > 0 {
-		b = append(b, make([]byte, grow)...)
-	}
-	for i, x := range bits {
-		b[at+i] |= x
-	}
-	return b
 }
 
 // comparePackages orders packages by name, version and architecture.

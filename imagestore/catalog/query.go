@@ -80,7 +80,7 @@ type order struct {
 }
 
 func (o order) of(i *image) position {
-	return position{value: o.value(i), created: i.of.created, name: i.of.name, version: i.of.version, rank: i.rank}
+	return position{value: o.value(i), created: i.created, name: i.repo.name, version: i.of.version, rank: int(i.rank)}
 }
 
 // byValue reports whether the order is one by numbers.
@@ -123,6 +123,24 @@ func (o order) compare(a, b position) int {
 		return -c
 	}
 	return c
+}
+
+// behind reports whether an image is listed after a position, looking at no more of it than that takes.
+func (o order) behind(i *image, p *position) bool {
+	c := 0
+	switch {
+	case o.sort == SortName:
+		c = strings.Compare(i.repo.name, p.name)
+	case o.byValue():
+		c = cmp.Compare(p.value, o.value(i))
+	}
+	if c == 0 {
+		c = cmp.Compare(p.created, i.created)
+	}
+	if c == 0 {
+		return o.compare(o.of(i), *p) > 0
+	}
+	return c > 0 != o.reverse
 }
 
 func (o order) cursor(p position) string {
@@ -179,17 +197,17 @@ func (c *Catalog) Images(ctx context.Context, f Filter) ([]ImageRow, string, err
 		next = o.cursor(o.of(best[limit-1]))
 	}
 	now := time.Now()
-	rows := make([]ImageRow, len(best))
+	rows, sets := make([]ImageRow, len(best)), make([][]uint32, len(best))
 	for n, i := range best {
-		rows[n] = c.index.row(i, now)
-		for _, found := range q.packages {
-			rows[n].Packages = append(rows[n].Packages, found.in(i.sets)...)
-		}
+		rows[n], sets[n] = c.index.row(i, now), i.sets()
+	}
+	for n, packages := range packagesIn(sets, q.packages) {
+		rows[n].Packages = packages
 	}
 	return rows, next, nil
 }
 
-// first finds the first n images that match, in order, after a position.
+// first finds the first n images that match, in order, after a position. What can't be among them by its place is not matched.
 func (x *index) first(f Filter, match func(*image) bool, o order, after *position, n int) []*image {
 	type placed struct {
 		*image
@@ -197,30 +215,22 @@ func (x *index) first(f Filter, match func(*image) bool, o order, after *positio
 	}
 	compare := func(a, b placed) int { return o.compare(a.position, b.position) }
 	var best []placed
-	full, cut := 2*n+100, false // cut: the first n of best are sorted, and nothing behind them comes in
-	x.each(f, func(i *image) bool {
-		if !match(i) {
+	var last *position // of the first n so far: what is behind it does not come in
+	full := 2*n + 100
+	inOrder := o.sort == SortCreated && !f.oneName() // they come in this order
+	x.each(f, inOrder && o.reverse, func(i *image) bool {
+		if last != nil && o.behind(i, last) || after != nil && !o.behind(i, after) || !match(i) {
 			return true
 		}
-		if cut && o.byValue() { // most are behind, and that is seen without looking at more of them
-			if v, last := o.value(i), best[n-1].value; v != last && v < last != o.reverse {
-				return true
-			}
-		}
-		p := placed{i, o.of(i)}
-		if after != nil && o.compare(p.position, *after) <= 0 {
-			return true
-		}
-		if cut && o.compare(p.position, best[n-1].position) > 0 {
-			return true
-		}
-		best = append(best, p)
-		if o == (order{SortCreated, false}) && !f.oneName() {
-			return len(best) < n // they come in this order
+		best = append(best, placed{i, o.of(i)})
+		if inOrder {
+			return len(best) < n
 		}
 		if len(best) == full {
 			slices.SortFunc(best, compare)
-			best, cut = best[:n], true
+			best = best[:n]
+			last = &position{}
+			*last = best[n-1].position
 		}
 		return true
 	})
@@ -235,13 +245,13 @@ func (x *index) first(f Filter, match func(*image) bool, o order, after *positio
 // oneName reports whether the filter asks for one name alone.
 func (f Filter) oneName() bool { return f.Name != "" && !strings.ContainsAny(f.Name, wildcards) }
 
-// each calls fn for the images of the filter's name, or all in the order of SortCreated, until it returns false.
-func (x *index) each(f Filter, fn func(*image) bool) {
+// each calls fn for the images of the filter's name, or all in the order of SortCreated or its reverse, until it returns false.
+func (x *index) each(f Filter, reverse bool, fn func(*image) bool) {
 	if f.oneName() {
 		if r := x.repos[f.Name]; r != nil {
 			for _, v := range r.versions {
-				for _, i := range v.images {
-					if !fn(i) {
+				for n := range v.images {
+					if !fn(&v.images[n]) {
 						return
 					}
 				}
@@ -249,8 +259,11 @@ func (x *index) each(f Filter, fn func(*image) bool) {
 		}
 		return
 	}
-	for _, i := range slices.Backward(x.images) {
-		if !fn(i) {
+	for n := range x.images {
+		if !reverse {
+			n = len(x.images) - 1 - n
+		}
+		if !fn(&x.images[n]) {
 			return
 		}
 	}
@@ -261,11 +274,11 @@ func (x *index) row(i *image, now time.Time) ImageRow {
 	v := i.of
 	r := ImageRow{
 		Image: farm.Image{
-			Name: v.name, Digest: i.digest(), MediaType: i.mediaType, Kind: i.kind, Platform: i.platform, Format: i.format,
+			Name: v.name, Digest: i.sum.Digest(), MediaType: i.kind.mediaType, Kind: i.kind.kind, Platform: i.kind.platform, Format: i.kind.format,
 			Size: i.size, Ref: v.name + ":" + v.version,
 		},
 		Version: v.version, Sequence: v.sequence, Bake: v.bake, Key: v.bakeKey, Lock: v.lock, CreatedAt: instant(v.created),
-		Pins: v.pins, Trash: v.trash, Base: v.base, Labels: v.labels,
+		Pins: v.pins, Trash: v.trash, Base: *v.base, Labels: v.labels,
 	}
 	if f := v.facts; f != nil {
 		r.Channels = f.channels
@@ -309,8 +322,8 @@ func (c *Catalog) Manifest(_ context.Context, repo string, d digest.Digest) (Ima
 	ref := repo + "@" + string(d)
 	for _, trashed := range []bool{false, true} {
 		row, err := c.one(ref, repo, func(v *version) *image {
-			if at := slices.IndexFunc(v.images, func(i *image) bool { return i.sum == sum }); at >= 0 && (v.trash != nil) == trashed {
-				return v.images[at]
+			if at := slices.IndexFunc(v.images, func(i image) bool { return i.sum == sum }); at >= 0 && (v.trash != nil) == trashed {
+				return &v.images[at]
 			}
 			return nil
 		})
@@ -323,12 +336,12 @@ func (c *Catalog) Manifest(_ context.Context, repo string, d digest.Digest) (Ima
 
 // general is the image that stands for the version: the index, else an OCI image, else any.
 func (v *version) general() *image {
-	for _, i := range v.images {
-		if i.kind == farm.ImageOCI {
-			return i
+	for n := range v.images {
+		if v.images[n].kind.kind == farm.ImageOCI {
+			return &v.images[n]
 		}
 	}
-	return v.images[0]
+	return &v.images[0]
 }
 
 // one picks an image of the newest version of a name that has one to pick.
@@ -395,18 +408,19 @@ func (c *Catalog) Repos(context.Context) ([]string, error) {
 	return names, nil
 }
 
-// Groupings of Count.
-var groupings = map[string]func(*image) []string{
-	"name":     func(i *image) []string { return []string{i.of.name} },
-	"kind":     func(i *image) []string { return []string{i.kind} },
-	"platform": func(i *image) []string { return []string{cmp.Or(i.platform, "index")} },
-	"format":   func(i *image) []string { return []string{i.format} },
-	"base":     func(i *image) []string { return []string{i.of.base.Ref} },
-	"channel": func(i *image) []string {
-		if i.of.facts == nil {
-			return nil
+// Groupings of Count: the groups that an image is in.
+var groupings = map[string]func(i *image, in func(group string)){
+	"name":     func(i *image, in func(string)) { in(i.repo.name) },
+	"kind":     func(i *image, in func(string)) { in(i.kind.kind) },
+	"platform": func(i *image, in func(string)) { in(cmp.Or(i.kind.platform, "index")) },
+	"format":   func(i *image, in func(string)) { in(i.kind.format) },
+	"base":     func(i *image, in func(string)) { in(i.base.Ref) },
+	"channel": func(i *image, in func(string)) {
+		if i.of.facts != nil {
+			for _, channel := range i.of.facts.channels {
+				in(channel)
+			}
 		}
-		return i.of.facts.channels
 	},
 }
 
@@ -425,11 +439,10 @@ type Counts struct {
 func (c *Catalog) Count(ctx context.Context, f Filter, by string) (Counts, error) {
 	group := groupings[by]
 	if key, ok := strings.CutPrefix(by, "label:"); ok {
-		group = func(i *image) []string {
-			if value, ok := i.of.labels[key]; ok {
-				return []string{value}
+		group = func(i *image, in func(string)) {
+			if value, ok := i.labels[key]; ok {
+				in(value)
 			}
-			return nil
 		}
 	}
 	if group == nil && by != "" {
@@ -445,19 +458,20 @@ func (c *Catalog) Count(ctx context.Context, f Filter, by string) (Counts, error
 	}
 	c.index.mu.RLock()
 	defer c.index.mu.RUnlock()
-	seen := map[*version]bool{}
-	c.index.each(f, func(i *image) bool {
+	var last *version // the images of a version come one after the other
+	in := func(g string) { counts.Groups[g]++ }
+	c.index.each(f, false, func(i *image) bool {
 		if q.match(i) {
 			counts.Images++
-			seen[i.of] = true
+			if i.of != last {
+				last = i.of
+				counts.Versions++
+			}
 			if group != nil {
-				for _, g := range group(i) {
-					counts.Groups[g]++
-				}
+				group(i, in)
 			}
 		}
 		return true
 	})
-	counts.Versions = len(seen)
 	return counts, nil
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // schemaVersion is raised with every change of schema, or of what is projected into it. Files of another are made anew.
-const schemaVersion = 4
+const schemaVersion = 5
 
 // Digests are blobs of 32 bytes. entries has no index by pack: see sweep. Numbers of packs and of package sets are never
 // used again.
@@ -60,12 +60,6 @@ CREATE TABLE package_sets (
 	digest   BLOB NOT NULL UNIQUE,
 	packages BLOB NOT NULL
 );
-CREATE TABLE postings (
-	package INTEGER NOT NULL,
-	chunk   INTEGER NOT NULL,
-	bits    BLOB NOT NULL,
-	PRIMARY KEY (package, chunk)
-) WITHOUT ROWID;
 CREATE TABLE records (
 	feed TEXT NOT NULL,
 	key  TEXT NOT NULL,

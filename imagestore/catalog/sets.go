@@ -1,12 +1,12 @@
 package catalog
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -16,20 +16,44 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// packageSets knows the numbers of the sets of packages that images have, and how many images have each.
+// packageSets knows the numbers of the sets of packages that images have, how many images have each, and which have each package.
 type packageSets struct {
-	mu      sync.RWMutex
-	numbers map[imagestore.Sum]uint32
-	refs    map[uint32]int // only the projection of versions reads and writes it
+	mu       sync.RWMutex
+	numbers  map[imagestore.Sum]uint32
+	postings []posting      // by number of the package
+	refs     map[uint32]int // only the projection of versions reads and writes it
+	gone     int            // sets that were removed and that postings still have; only the projection knows
 
-	packages map[recipe.LockedPackage]int64 // numbers of packages that were met; only the projection of versions uses it
+	packages map[Package]int64 // numbers of packages that were met; only the projection of versions uses it
 }
 
-// maxRemembered bounds packageSets.packages.
-const maxRemembered = 1 << 17
+// posting is a list of ascending numbers of sets, as the differences between them in varints: most are of one byte. A set that was
+// removed stays in it until it is made anew: its number is never used again, so no image is found by it.
+type posting struct {
+	packed []byte
+	last   uint32
+}
+
+func (p *posting) add(set uint32) {
+	p.packed = binary.AppendUvarint(p.packed, uint64(set-p.last))
+	p.last = set
+}
+
+// each calls fn for every set.
+func (p posting) each(fn func(set uint32)) {
+	set := uint64(0)
+	for packed := p.packed; len(packed) > 0; {
+		d, n := binary.Uvarint(packed)
+		set, packed = set+d, packed[n:]
+		fn(uint32(set))
+	}
+}
+
+// maxRemembered bounds packageSets.packages: more versions of packages than Debian has published of a suite.
+const maxRemembered = 1 << 18
 
 func newPackageSets() packageSets {
-	return packageSets{numbers: map[imagestore.Sum]uint32{}, refs: map[uint32]int{}, packages: map[recipe.LockedPackage]int64{}}
+	return packageSets{numbers: map[imagestore.Sum]uint32{}, refs: map[uint32]int{}, packages: map[Package]int64{}}
 }
 
 func (p *packageSets) reset() {
@@ -38,6 +62,17 @@ func (p *packageSets) reset() {
 	clear(p.numbers)
 	clear(p.refs)
 	clear(p.packages)
+	p.postings, p.gone = nil, 0
+}
+
+// with finds the sets that have a package. What is returned does not change.
+func (p *packageSets) with(pkg int64) posting {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	if pkg >= int64(len(p.postings)) {
+		return posting{}
+	}
+	return p.postings[pkg]
 }
 
 func (p *packageSets) has(set digest.Digest) bool {
@@ -57,20 +92,42 @@ func (p *packageSets) refer(sets []uint32) {
 	}
 }
 
+// load reads the sets out of the file. Nobody else writes meanwhile.
 func (p *packageSets) load(ctx context.Context, db *sql.DB) error {
-	return eachRow(ctx, db, func(rows *sql.Rows) error {
+	numbers, postings := map[imagestore.Sum]uint32{}, []posting(nil)
+	err := eachRow(ctx, db, func(rows *sql.Rows) error {
 		var number uint32
-		var raw []byte
-		if err := rows.Scan(&number, &raw); err != nil {
+		var raw, packed sql.RawBytes
+		if err := rows.Scan(&number, &raw, &packed); err != nil {
 			return err
 		}
 		var sum imagestore.Sum
 		if copy(sum[:], raw) != len(sum) {
 			return fmt.Errorf("set of packages %d: its digest has %d bytes", number, len(raw))
 		}
-		p.numbers[sum] = number
-		return nil
-	}, "SELECT num, digest FROM package_sets")
+		numbers[sum] = number
+		list, err := unpackDeltas(packed)
+		postings = post(postings, number, list)
+		return err
+	}, "SELECT num, digest, packages FROM package_sets ORDER BY num")
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.numbers, p.postings, p.gone = numbers, postings, 0
+	return nil
+}
+
+// post notes that a set, whose number is above all before, has packages.
+func post(postings []posting, set uint32, packages []int64) []posting {
+	for _, pkg := range packages {
+		if grow := pkg + 1 - int64(len(postings)); grow > 0 {
+			postings = append(postings, make([]posting, grow)...)
+		}
+		postings[pkg].add(set)
+	}
+	return postings
 }
 
 // setWriter writes the sets of a batch of versions. What the batch changes in packageSets it keeps to itself until the
@@ -83,7 +140,7 @@ type setWriter struct {
 	lists map[uint32][]int64 // the packages of the added sets
 	delta map[uint32]int     // of references
 	gone  map[uint32]imagestore.Sum
-	met   map[recipe.LockedPackage]int64
+	met   map[Package]int64
 
 	insertPackage *sql.Stmt // closed with the transaction
 }
@@ -91,7 +148,7 @@ type setWriter struct {
 func newSetWriter(tx *sql.Tx, known *packageSets) *setWriter {
 	return &setWriter{
 		tx: tx, known: known, added: map[imagestore.Sum]uint32{}, lists: map[uint32][]int64{}, delta: map[uint32]int{},
-		gone: map[uint32]imagestore.Sum{}, met: map[recipe.LockedPackage]int64{},
+		gone: map[uint32]imagestore.Sum{}, met: map[Package]int64{},
 	}
 }
 
@@ -130,7 +187,7 @@ func (w *setWriter) add(ctx context.Context, set digest.Digest, list []recipe.Lo
 	}
 	numbers := make([]int64, 0, len(list))
 	for _, p := range list {
-		n, err := w.packageNumber(ctx, recipe.LockedPackage{Name: p.Name, Version: p.Version, Arch: p.Arch})
+		n, err := w.packageNumber(ctx, Package{Name: p.Name, Version: p.Version, Arch: p.Arch})
 		if err != nil {
 			return 0, err
 		}
@@ -158,7 +215,7 @@ func (w *setWriter) add(ctx context.Context, set digest.Digest, list []recipe.Lo
 // maxSet is the largest number of a set.
 const maxSet = 1<<32 - 1
 
-func (w *setWriter) packageNumber(ctx context.Context, p recipe.LockedPackage) (int64, error) {
+func (w *setWriter) packageNumber(ctx context.Context, p Package) (int64, error) {
 	if n, ok := w.known.packages[p]; ok {
 		return n, nil
 	}
@@ -179,104 +236,31 @@ func (w *setWriter) packageNumber(ctx context.Context, p recipe.LockedPackage) (
 	return n, err
 }
 
-// chunkBits is how many sets a row of postings has bits for.
-const chunkBits = 4096
-
-// flip is a bit of a posting that changes.
-type flip struct {
-	pkg int64
-	set uint32
-	on  bool
-}
-
-// flush removes sets that no image has any more, and writes the postings.
+// flush removes sets that no image has any more.
 func (w *setWriter) flush(ctx context.Context) error {
-	var flips []flip
-	for set, list := range w.lists {
-		for _, p := range list {
-			flips = append(flips, flip{p, set, true})
-		}
-	}
 	for set, delta := range w.delta {
 		if w.known.refs[set]+delta > 0 {
 			continue
 		}
-		var raw, packed []byte
-		if err := w.tx.QueryRowContext(ctx, "DELETE FROM package_sets WHERE num = ? RETURNING digest, packages", set).Scan(&raw, &packed); err != nil {
+		var raw []byte
+		if err := w.tx.QueryRowContext(ctx, "DELETE FROM package_sets WHERE num = ? RETURNING digest", set).Scan(&raw); err != nil {
 			return err
 		}
 		w.gone[set] = imagestore.Sum(raw)
-		list, err := unpackDeltas(packed)
-		if err != nil {
-			return err
-		}
-		for _, p := range list {
-			flips = append(flips, flip{p, set, false}) // after the one that turned it on, if that is of this batch
-		}
-	}
-	slices.SortStableFunc(flips, func(a, b flip) int {
-		return cmp.Or(cmp.Compare(a.pkg, b.pkg), cmp.Compare(a.set/chunkBits, b.set/chunkBits))
-	})
-	return w.writePostings(ctx, flips)
-}
-
-// writePostings makes the changes, which are sorted by package and chunk.
-func (w *setWriter) writePostings(ctx context.Context, flips []flip) error {
-	if len(flips) == 0 {
-		return nil
-	}
-	read, err := w.tx.PrepareContext(ctx, "SELECT bits FROM postings WHERE package = ? AND chunk = ?")
-	if err != nil {
-		return err
-	}
-	write, err := w.tx.PrepareContext(ctx, "INSERT OR REPLACE INTO postings (package, chunk, bits) VALUES (?, ?, ?)")
-	if err != nil {
-		return err
-	}
-	for len(flips) > 0 {
-		pkg, chunk := flips[0].pkg, flips[0].set/chunkBits
-		n := 1
-		for n < len(flips) && flips[n].pkg == pkg && flips[n].set/chunkBits == chunk {
-			n++
-		}
-		var bits []byte
-		if err := read.QueryRowContext(ctx, pkg, chunk).Scan(&bits); err != nil && !errors.Is(err, sql.ErrNoRows) {
-			return err
-		}
-		for _, f := range flips[:n] {
-			at, mask := int(f.set%chunkBits/8), byte(1)<<(f.set%8)
-			if grow := at + 1 - len(bits); grow > 0 {
-				bits = append(bits, make([]byte, grow)...)
-			}
-			if f.on {
-				bits[at] |= mask
-			} else {
-				bits[at] &^= mask
-			}
-		}
-		for len(bits) > 0 && bits[len(bits)-1] == 0 {
-			bits = bits[:len(bits)-1]
-		}
-		if len(bits) > 0 {
-			_, err = write.ExecContext(ctx, pkg, chunk, bits)
-		} else {
-			_, err = w.tx.ExecContext(ctx, "DELETE FROM postings WHERE package = ? AND chunk = ?", pkg, chunk)
-		}
-		if err != nil {
-			return err
-		}
-		flips = flips[n:]
 	}
 	return nil
 }
 
-// committed makes what was written known.
-func (w *setWriter) committed() {
+// committed makes what was written known. It reports whether there is so much that has gone that the sets are better loaded anew.
+func (w *setWriter) committed() (stale bool) {
 	k := w.known
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for sum, n := range w.added {
 		k.numbers[sum] = n
+	}
+	for _, n := range slices.Sorted(maps.Keys(w.lists)) {
+		k.postings = post(k.postings, n, w.lists[n])
 	}
 	for n, delta := range w.delta {
 		if k.refs[n] += delta; k.refs[n] <= 0 {
@@ -289,13 +273,18 @@ func (w *setWriter) committed() {
 			delete(k.numbers, sum)
 		}
 	}
+	k.gone += len(w.gone)
 	if len(k.packages)+len(w.met) > maxRemembered {
 		clear(k.packages)
 	}
 	for p, n := range w.met {
 		k.packages[p] = n
 	}
+	return k.gone > max(len(k.numbers), minStale)
 }
+
+// minStale is how many sets that have gone are borne in any case.
+const minStale = 1000
 
 // packDeltas writes ascending numbers as the differences between them, in varints.
 func packDeltas(ascending []int64) []byte {

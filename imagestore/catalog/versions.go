@@ -1,6 +1,8 @@
 package catalog
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -8,6 +10,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
+	"sync"
 	"unique"
 
 	"bakefarm/farm"
@@ -48,15 +52,15 @@ func (c *Catalog) followVersions(ctx context.Context, read LockReader) error {
 	return c.keep(ctx, feed{
 		name: "versions", seen: &c.versionsSeen, identity: c.feeds.Versions.Identity, last: c.feeds.Versions.Last,
 		reset:  c.resetVersions,
-		follow: func(ctx context.Context, after uint64) error { return c.projectVersions(ctx, after, read) },
+		follow: func(ctx context.Context, after, last uint64) error { return c.projectVersions(ctx, after, last, read) },
 	})
 }
 
-func (c *Catalog) projectVersions(ctx context.Context, after uint64, read LockReader) error {
+func (c *Catalog) projectVersions(ctx context.Context, after, last uint64, read LockReader) error {
 	coming := map[digest.Digest]bool{} // sets that a change before brings
 	loading := newLoading()
 	defer loading.wait()
-	return inOrder(ctx, aheadFar, func(ctx context.Context, put func(*change[*versionChange]) error) error {
+	return inOrder(ctx, aheadFar, last, func(ctx context.Context, put func(*change[*versionChange]) error) error {
 		return c.feeds.Versions.Follow(ctx, after, func(seq uint64, key string, v *farm.Version) error {
 			ch := &change[*versionChange]{seq: seq, value: &versionChange{key: key, v: v}, ready: already}
 			if v != nil && !c.toldAll(*v, coming) {
@@ -138,29 +142,39 @@ func (c *Catalog) applyVersions(ctx context.Context, changes []*change[*versionC
 		return err
 	}
 	defer tx.Rollback()
+	// SQLite's driver sets a watch for every statement whose context can end: a batch is a moment's work, and there are many.
+	batch := context.WithoutCancel(ctx)
+	load := func(v farm.Version) (*recipe.Lock, error) { return c.loadLock(ctx, v, read), ctx.Err() }
 	w := &versionWriter{c: c, tx: tx, sets: newSetWriter(tx, &c.sets), repos: map[string]*repo{}, made: map[string]*version{}}
-	if err := w.prepare(ctx); err != nil {
+	if err := w.prepare(batch); err != nil {
 		return err
 	}
 	for _, ch := range changes {
 		if latest[ch.value.key] != ch.value {
 			continue
 		}
-		if err := w.replace(ctx, ch.value, read); err != nil {
+		if err := w.replace(batch, ch.value, load); err != nil {
 			return fmt.Errorf("version %s: %w", ch.value.key, err)
 		}
 	}
-	if err := w.sets.flush(ctx); err != nil {
+	if err := w.flushBlobs(batch); err != nil {
+		return fmt.Errorf("blobs: %w", err)
+	}
+	if err := w.sets.flush(batch); err != nil {
 		return fmt.Errorf("sets of packages: %w", err)
 	}
 	seq := changes[len(changes)-1].seq
-	if err := setMeta(ctx, tx, "versions.seq", seq); err != nil {
+	if err := setMeta(batch, tx, "versions.seq", seq); err != nil {
 		return err
 	}
 	if err := tx.Commit(); err != nil {
 		return err
 	}
-	w.sets.committed()
+	if w.sets.committed() {
+		if err := c.sets.load(ctx, c.db.write); err != nil {
+			return err
+		}
+	}
 	c.index.mu.Lock()
 	for name, r := range w.repos {
 		c.index.repos[name] = r
@@ -179,19 +193,57 @@ type versionWriter struct {
 	sets  *setWriter
 	repos map[string]*repo    // new ones
 	made  map[string]*version // by key; nil: deleted
+	blobs []repoBlob
 
-	insertVersion, insertBlob *sql.Stmt // closed with the transaction
+	insertVersion *sql.Stmt // closed with the transaction
+}
+
+// lockLoader loads a version's Lock; nil when it is lost. It fails when it was stopped.
+type lockLoader func(v farm.Version) (*recipe.Lock, error)
+
+// repoBlob is a row of repo_blobs.
+type repoBlob struct {
+	repo    int64
+	sum     imagestore.Sum
+	version int64
 }
 
 func (w *versionWriter) prepare(ctx context.Context) (err error) {
-	if w.insertVersion, err = w.tx.PrepareContext(ctx, "INSERT INTO versions (key, row) VALUES (?, ?)"); err != nil {
-		return err
-	}
-	w.insertBlob, err = w.tx.PrepareContext(ctx, "INSERT OR IGNORE INTO repo_blobs (repo, digest, version) VALUES (?, ?, ?)")
+	w.insertVersion, err = w.tx.PrepareContext(ctx, "INSERT INTO versions (key, row) VALUES (?, ?)")
 	return err
 }
 
-func (w *versionWriter) replace(ctx context.Context, ch *versionChange, read LockReader) error {
+// blobsAtOnce is how many rows one statement inserts: each costs more than its rows do.
+const blobsAtOnce = 64
+
+// flushBlobs writes the rows of repo_blobs, in the order in which the table has them: so a batch touches each of its pages once.
+func (w *versionWriter) flushBlobs(ctx context.Context) error {
+	slices.SortFunc(w.blobs, func(a, b repoBlob) int {
+		return cmp.Or(cmp.Compare(a.repo, b.repo), bytes.Compare(a.sum[:], b.sum[:]), cmp.Compare(a.version, b.version))
+	})
+	insert := func(rows int) (*sql.Stmt, error) {
+		return w.tx.PrepareContext(ctx, "INSERT OR IGNORE INTO repo_blobs (repo, digest, version) VALUES (?, ?, ?)"+strings.Repeat(", (?, ?, ?)", rows-1))
+	}
+	var many *sql.Stmt
+	for rows := range slices.Chunk(w.blobs, blobsAtOnce) {
+		if many == nil || len(rows) < blobsAtOnce {
+			var err error
+			if many, err = insert(len(rows)); err != nil {
+				return err
+			}
+		}
+		args := make([]any, 0, 3*blobsAtOnce)
+		for n := range rows {
+			args = append(args, rows[n].repo, rows[n].sum[:], rows[n].version)
+		}
+		if _, err := many.ExecContext(ctx, args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *versionWriter) replace(ctx context.Context, ch *versionChange, load lockLoader) error {
 	if old := w.c.index.versions[ch.key]; old != nil {
 		for _, table := range []string{"versions WHERE num = ?", "repo_blobs WHERE version = ?"} {
 			if _, err := w.tx.ExecContext(ctx, "DELETE FROM "+table, old.num); err != nil {
@@ -200,13 +252,13 @@ func (w *versionWriter) replace(ctx context.Context, ch *versionChange, read Loc
 		}
 		w.made[ch.key] = nil
 		for _, i := range old.images {
-			w.sets.drop(i.sets)
+			w.sets.drop(i.sets())
 		}
 	}
 	if ch.v == nil {
 		return nil
 	}
-	row, blobs, err := w.describe(ctx, ch, read)
+	row, blobs, err := w.describe(ctx, ch, load)
 	if err != nil || len(row.Version.Images) == 0 {
 		return err
 	}
@@ -227,9 +279,7 @@ func (w *versionWriter) replace(ctx context.Context, ch *versionChange, read Loc
 		return err
 	}
 	for _, sum := range blobs {
-		if _, err := w.insertBlob.ExecContext(ctx, r.num, sum[:], num); err != nil {
-			return err
-		}
+		w.blobs = append(w.blobs, repoBlob{r.num, sum, num})
 	}
 	for _, sets := range row.Sets {
 		w.sets.use(sets)
@@ -240,10 +290,10 @@ func (w *versionWriter) replace(ctx context.Context, ch *versionChange, read Loc
 }
 
 // describe makes the row of a version, and lists the blobs that its repository may give out.
-func (w *versionWriter) describe(ctx context.Context, ch *versionChange, read LockReader) (versionRow, []imagestore.Sum, error) {
+func (w *versionWriter) describe(ctx context.Context, ch *versionChange, load lockLoader) (versionRow, []imagestore.Sum, error) {
 	v := *ch.v
 	v.Registries = nil
-	sets, contents, err := w.contents(ctx, ch, read)
+	sets, contents, err := w.contents(ctx, ch, load)
 	if err != nil {
 		return versionRow{}, nil, err
 	}
@@ -284,12 +334,15 @@ func (w *versionWriter) describe(ctx context.Context, ch *versionChange, read Lo
 }
 
 // contents finds the numbers of the version's sets of packages by platform, writing those that are new.
-func (w *versionWriter) contents(ctx context.Context, ch *versionChange, read LockReader) (map[string]uint32, *farm.Contents, error) {
+func (w *versionWriter) contents(ctx context.Context, ch *versionChange, load lockLoader) (map[string]uint32, *farm.Contents, error) {
 	contents := ch.v.Contents
 	if ch.lock == nil && contents != nil {
 		for _, set := range contents.Packages {
 			if _, known := w.sets.number(set); !known { // whoever was to bring it could not
-				ch.lock = w.c.loadLock(ctx, *ch.v, read)
+				var err error
+				if ch.lock, err = load(*ch.v); err != nil {
+					return nil, nil, err
+				}
 				break
 			}
 		}
@@ -301,7 +354,7 @@ func (w *versionWriter) contents(ctx context.Context, ch *versionChange, read Lo
 		}
 	}
 	if contents == nil {
-		return nil, &farm.Contents{}, ctx.Err()
+		return nil, &farm.Contents{}, nil
 	}
 	sets := make(map[string]uint32, len(contents.Packages))
 	for platform, set := range contents.Packages {
@@ -317,7 +370,7 @@ func (w *versionWriter) contents(ctx context.Context, ch *versionChange, read Lo
 			sets[platform] = number
 		}
 	}
-	return sets, contents, ctx.Err()
+	return sets, contents, nil
 }
 
 func (w *versionWriter) repo(ctx context.Context, name string) (*repo, error) {
@@ -340,6 +393,17 @@ func (w *versionWriter) repo(ctx context.Context, name string) (*repo, error) {
 // intern returns one copy of a text that many rows have.
 func intern(s string) string { return unique.Make(s).Value() }
 
+// kinds are all the kinds of images that were met. There are a few dozen, or as many as somebody's imports have: they stay.
+var kinds sync.Map // kind → *kind
+
+func internKind(k kind) *kind {
+	if known, ok := kinds.Load(k); ok {
+		return known.(*kind)
+	}
+	known, _ := kinds.LoadOrStore(k, &k)
+	return known.(*kind)
+}
+
 // newVersion makes the index's form of a row.
 func (x *index) newVersion(num int64, key string, r *repo, row versionRow) (*version, error) {
 	f := row.Version
@@ -350,25 +414,36 @@ func (x *index) newVersion(num int64, key string, r *repo, row versionRow) (*ver
 	if f.Lock == f.Key {
 		v.lock = v.bakeKey
 	}
-	if c := f.Contents; c != nil {
-		v.base, v.labels = farm.Base{Ref: intern(c.Base.Ref), Name: intern(c.Base.Name), Version: intern(c.Base.Version)}, c.Labels
-		if r.labels == nil || !maps.Equal(r.labels, v.labels) {
-			r.labels = v.labels
-		}
-		v.labels = r.labels
+	c := f.Contents
+	if c == nil {
+		c = &farm.Contents{}
 	}
+	if r.labels == nil || !maps.Equal(r.labels, c.Labels) {
+		r.labels = c.Labels
+	}
+	if r.base == nil || *r.base != c.Base {
+		r.base = &farm.Base{Ref: intern(c.Base.Ref), Name: intern(c.Base.Name), Version: intern(c.Base.Version)}
+	}
+	v.base, v.labels = r.base, r.labels
 	if len(row.Sets) != len(f.Images) {
 		return nil, fmt.Errorf("version %s: %d images, packages of %d", key, len(f.Images), len(row.Sets))
 	}
+	text := searchText(v)
 	for n, i := range f.Images {
 		sum, err := imagestore.ParseDigest(i.Digest)
 		if err != nil {
 			return nil, err
 		}
-		v.images = append(v.images, &image{
-			of: v, rank: n, sum: sum, size: i.Size, sets: row.Sets[n],
-			kind: intern(i.Kind), platform: intern(i.Platform), format: intern(i.Format), mediaType: intern(i.MediaType),
-		})
+		made := image{
+			of: v, repo: r, base: v.base, labels: v.labels, created: v.created, text: text, trashed: v.trash != nil,
+			rank: int32(n), sum: sum, size: i.Size, kind: internKind(kind{i.Kind, i.Platform, i.Format, i.MediaType}),
+		}
+		if sets := row.Sets[n]; len(sets) == 1 {
+			made.set = sets[0]
+		} else if len(sets) > 1 {
+			made.many = sets
+		}
+		v.images = append(v.images, made)
 	}
 	return v, nil
 }
@@ -419,7 +494,7 @@ func (c *Catalog) loadVersions(ctx context.Context) error {
 
 func (c *Catalog) resetVersions(ctx context.Context) error {
 	if _, err := c.db.write.ExecContext(ctx, `DELETE FROM versions; DELETE FROM repo_blobs; DELETE FROM repos;
-		DELETE FROM package_sets; DELETE FROM packages; DELETE FROM postings;`); err != nil {
+		DELETE FROM package_sets; DELETE FROM packages;`); err != nil {
 		return err
 	}
 	c.sets.reset()

@@ -4,6 +4,7 @@ import (
 	"reflect"
 	"strings"
 
+	"bakefarm/farm"
 	"bakefarm/imagestore"
 )
 
@@ -13,20 +14,27 @@ const maxWords = 64
 // wordSet says which of the words that are searched for something has, a bit each.
 type wordSet uint64
 
+// searchText is what of a version is its own, in lower case: its version and its bake. Neither holds the character between them,
+// and neither does a word.
+func searchText(v *version) string { return strings.ToLower(v.version + " " + v.bake) }
+
 // hasWords finds images in whose rows every word stands, which are in lower case: in name, version, bake, base, labels, channels,
-// kind or platform, or as the beginning of the digest. What many images have in common is searched once.
-func hasWords(words []string) func(*image) bool {
+// kind or platform, or as the beginning of the digest. What many images have in common is searched once, and what is an image's
+// own last, for words that can stand there.
+func (x *index) hasWords(words []string) func(*image) bool {
 	all := wordSet(1)<<len(words) - 1
 	if len(words) == maxWords {
 		all = ^wordSet(0)
 	}
-	// Versions are hex digits, and IDs of bakes capital letters and digits: where a word can't stand it is not searched.
-	upper, parts, plain := make([]string, len(words)), make([]string, len(words)), make([]bool, len(words))
+	var parts []digestPart
+	var own wordSet // words that may stand in what is an image's own: versions and IDs of bakes are letters and digits
 	for n, word := range words {
-		upper[n] = strings.ToUpper(word)
-		plain[n] = strings.Trim(word, "0123456789abcdefghijklmnopqrstuvwxyz") == ""
+		if strings.Trim(word, "0123456789abcdefghijklmnopqrstuvwxyz") == "" {
+			own |= 1 << n
+		}
 		if part := strings.TrimPrefix(word, "sha256:"); len(part) >= 4 && len(part) <= 64 && strings.Trim(part, "0123456789abcdef") == "" {
-			parts[n] = part
+			parts = append(parts, digestPart{part, 1 << n})
+			own |= 1 << n
 		}
 	}
 	in := func(text string) (found wordSet) {
@@ -38,83 +46,96 @@ func hasWords(words []string) func(*image) bool {
 		}
 		return found
 	}
-	var repos []searchedRepo // by number
+	names := map[*repo]wordSet{}
 	labels := map[uintptr]wordSet{}
-	var base, kind, platform, ofChannel searched
-	return func(i *image) bool {
-		v := i.of
-		if v.repo.num >= int64(len(repos)) {
-			repos = append(repos, make([]searchedRepo, v.repo.num+256-int64(len(repos)))...)
-		}
-		r := &repos[v.repo.num]
-		if !r.known {
-			r.known, r.name = true, in(v.repo.name)
-		}
-		found := r.name
-		if found == all {
-			return true
-		}
-		if len(v.labels) > 0 { // versions of a name share theirs, as a rule
-			if key := reflect.ValueOf(v.labels).Pointer(); key != r.labelsAt {
-				of, known := labels[key]
-				if !known {
-					for name, value := range v.labels {
-						of |= in(name) | in(value)
-					}
-					labels[key] = of
+	bases := map[string]wordSet{}
+	kinds := map[*kind]wordSet{}
+	shared := func(i *image) wordSet {
+		found := once(names, i.repo, func() wordSet { return in(i.repo.name) }) |
+			once(kinds, i.kind, func() wordSet { return in(i.kind.kind) | in(i.kind.platform) }) |
+			once(bases, i.base.Ref, func() wordSet { return in(i.base.Ref) })
+		if len(i.labels) > 0 {
+			found |= once(labels, reflect.ValueOf(i.labels).Pointer(), func() (of wordSet) {
+				for name, value := range i.labels {
+					of |= in(name) | in(value)
 				}
-				r.labelsAt, r.labels = key, of
-			}
-			found |= r.labels
+				return of
+			})
 		}
-		if v.facts != nil {
-			for _, channel := range v.facts.channels {
-				found |= ofChannel.of(channel, in)
+		return found
+	}
+	before := make([]lastSearched, 0, 256) // by number of the repository: images of a name share all that, as a rule
+	var channels map[*version]wordSet
+	return func(i *image) bool {
+		if channels == nil {
+			channels = x.channelWords(in)
+		}
+		if grow := int(i.repo.num) + 1 - len(before); grow > 0 {
+			before = append(before, make([]lastSearched, grow)...)
+		}
+		last := &before[i.repo.num]
+		if key := reflect.ValueOf(i.labels).Pointer(); last.kind != i.kind || last.base != i.base || last.labels != key {
+			*last = lastSearched{i.kind, i.base, key, shared(i)}
+		}
+		found := last.found
+		if len(channels) > 0 {
+			found |= channels[i.of]
+		}
+		missing := all &^ found
+		if missing&^own != 0 {
+			return false
+		}
+		for _, p := range parts {
+			if missing&p.bit != 0 && begins(i.sum, p.digits) {
+				missing &^= p.bit
 			}
 		}
-		for n, word := range words {
-			bit := wordSet(1) << n
-			if found&bit != 0 {
-				continue
-			}
-			if plain[n] && (strings.Contains(v.version, word) || strings.Contains(v.bake, upper[n])) || parts[n] != "" && begins(i.sum, parts[n]) {
-				continue
-			}
-			if (base.of(v.base.Ref, in)|kind.of(i.kind, in)|platform.of(i.platform, in))&bit == 0 {
-				return false
+		for n := 0; missing != 0; n++ {
+			if bit := wordSet(1) << n; missing&bit != 0 {
+				if !strings.Contains(i.text, words[n]) {
+					return false
+				}
+				missing &^= bit
 			}
 		}
 		return true
 	}
 }
 
-// searchedRepo is what stands in a repository's name, and in the labels of its version that was looked at last.
-type searchedRepo struct {
-	known        bool
-	name, labels wordSet
-	labelsAt     uintptr
+// digestPart is a word that may be the beginning of a digest.
+type digestPart struct {
+	digits string
+	bit    wordSet
 }
 
-// searched remembers what stands in texts of which there are few. Neighbours often have the same.
-type searched struct {
-	text  string
-	found wordSet
-	known map[string]wordSet
-}
-
-func (s *searched) of(text string, in func(string) wordSet) wordSet {
-	if s.known != nil && text == s.text {
-		return s.found
-	}
-	found, known := s.known[text]
-	if !known {
-		if s.known == nil {
-			s.known = map[string]wordSet{}
+// channelWords finds the words in the names of the channels that point to each version.
+func (x *index) channelWords(in func(string) wordSet) map[*version]wordSet {
+	words := map[*version]wordSet{}
+	for _, c := range x.channels {
+		if v := x.versions[versionKey(c.Name, c.Version)]; v != nil {
+			if found := in(c.Channel); found != 0 {
+				words[v] |= found
+			}
 		}
-		found = in(text)
-		s.known[text] = found
 	}
-	s.text, s.found = text, found
+	return words
+}
+
+// lastSearched is what stands in what an image of a repository has in common with others.
+type lastSearched struct {
+	kind   *kind
+	base   *farm.Base
+	labels uintptr
+	found  wordSet
+}
+
+// once remembers what stands in something that many images have in common.
+func once[K comparable](known map[K]wordSet, key K, search func() wordSet) wordSet {
+	found, ok := known[key]
+	if !ok {
+		found = search()
+		known[key] = found
+	}
 	return found
 }
 
