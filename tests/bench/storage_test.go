@@ -34,7 +34,7 @@ func TestBenchStorage(t *testing.T) {
 	b := &bench{t: t, ctx: t.Context(), dir: t.TempDir()}
 	fmt.Println()
 	b.stored("OCI images of an app of 100 MB", imageRebakes, "apiVersion: bakefarm/v1\nname: bench/stored\nos: {scratch: true}\napp:\n  - {copy: ., to: /srv}\n", 20)
-	b.stored("disks of 2 GiB with a Debian and an app of 5 MB", diskRebakes, diskRecipe(), 1)
+	b.stored("disks of 2 GiB with a Debian and an app of 5 MB", diskRebakes, diskRecipe(diskSize), 1)
 }
 
 // stored bakes an app of so many files of changeBytes each, one of which is other bytes each time, and prints what the bakes after
