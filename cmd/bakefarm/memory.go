@@ -12,7 +12,7 @@ import (
 // memoryGoal is what the process's heap and stacks are to stay below, in bytes: with the program itself (some 45 MiB of
 // it are read) less than 300 MB, whatever is baked. What lives is half of that; the rest is garbage that waits for the
 // collector, which by its own rule would come at twice what lives.
-const memoryGoal = 200 << 20
+const memoryGoal = 230 << 20
 
 // boundMemory has the garbage collector come in time for memoryGoal, until ctx ends. When more lives than fits well, as
 // with a very large catalog or many processors, the goal gives way: a collector that runs all the time would be worse.

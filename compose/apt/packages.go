@@ -103,17 +103,17 @@ func lookupField(name string) field {
 	return fieldNone
 }
 
-// blockSize is how much text is parsed at a time. Blocks end between paragraphs.
-const blockSize = MaxParagraph
+// blockSize is how much text is parsed at a time, in bytes, unless a paragraph is longer. Blocks end between paragraphs.
+const blockSize = 1 << 20
 
 // ParsePackages reads the text of a Packages file (deb822(5)) as a stream. Paragraphs need Package, Version and
 // Architecture; what else an installation needs is checked when Solve chooses a package. Errors count paragraphs from 1.
-func ParsePackages(r io.Reader) (*Index, error) { return parseBlocks(r, blockSize) }
+func ParsePackages(r io.Reader) (*Index, error) { return parseBlocks(r, blockSize, MaxParagraph) }
 
-// parseBlocks parses with a buffer of the given size, which is also the most that a paragraph may have. One block is parsed
-// while the next is read, which often means decompressed.
-func parseBlocks(r io.Reader, size int) (*Index, error) {
-	x := &Index{}
+// parseBlocks parses blocks of some size, larger ones where a paragraph is, up to the longest. One block is parsed while
+// the next is read, which often means decompressed.
+func parseBlocks(r io.Reader, size, longest int) (*Index, error) {
+	p := &parser{}
 	buf := make([]byte, size)
 	kept, total := 0, int64(0) // bytes at the start of buf that are not parsed yet; bytes read
 	parsing := make(chan error, 1)
@@ -132,29 +132,42 @@ func parseBlocks(r io.Reader, size int) (*Index, error) {
 		}
 		end := kept + n
 		if last {
-			if err := x.block(string(buf[:end])); err != nil {
+			if err := p.block(string(buf[:end])); err != nil {
 				return nil, err
 			}
-			x.Packages = slices.Clip(slices.Clone(x.Packages)) // without the room for more: it lives long
-			return x, nil
+			return &Index{Packages: slices.Concat(p.blocks...)}, nil
 		}
-		cut := bytes.LastIndex(buf[:end], []byte("\n\n")) + 1
-		if cut == 0 {
-			return nil, fmt.Errorf("Packages: paragraph %d is longer than %d bytes", len(x.Packages)+1, size)
+		switch cut := bytes.LastIndex(buf[:end], []byte("\n\n")) + 1; {
+		case cut > 0:
+			text := string(buf[:cut])
+			go func() { parsing <- p.block(text) }()
+			kept = copy(buf, buf[cut:end])
+		case len(buf) < longest:
+			buf = append(buf, make([]byte, min(len(buf), longest-len(buf)))...)
+			kept = end
+			parsing <- nil
+		default:
+			return nil, fmt.Errorf("Packages: paragraph %d is longer than %d bytes", p.count+1, longest)
 		}
-		text := string(buf[:cut])
-		go func() { parsing <- x.block(text) }()
-		kept = copy(buf, buf[cut:end])
 	}
 }
 
-// block appends the packages of a block of text, of which nothing else is kept.
-func (x *Index) block(text string) error {
-	first := len(x.Packages)
-	if err := x.parse(text); err != nil {
+// parser is a Packages file on its way.
+type parser struct {
+	blocks [][]Package
+	count  int       // packages in them, and in recent
+	recent []Package // of the block that is being parsed
+}
+
+// block parses a block of text, of which nothing else is kept.
+func (p *parser) block(text string) error {
+	p.recent = p.recent[:0]
+	if err := p.parse(text); err != nil {
 		return err
 	}
-	own(x.Packages[first:])
+	own(p.recent)
+	p.blocks = append(p.blocks, slices.Clone(p.recent))
+	clear(p.recent)
 	return nil
 }
 
@@ -203,7 +216,7 @@ func intern(s string) string {
 }
 
 // parse appends the packages of whole paragraphs.
-func (x *Index) parse(text string) error {
+func (x *parser) parse(text string) error {
 	var p Package
 	start := true // between paragraphs
 	p.Size = -1
@@ -225,7 +238,7 @@ func (x *Index) parse(text string) error {
 		start = false
 		colon := strings.IndexByte(line, ':')
 		if colon <= 0 {
-			return fmt.Errorf("Packages: paragraph %d: the line %.60q is no field", len(x.Packages)+1, line)
+			return fmt.Errorf("Packages: paragraph %d: the line %.60q is no field", x.count+1, line)
 		}
 		id := lookupField(line[:colon])
 		// A value goes on in the lines that begin with a space: it stays one slice of the text.
@@ -249,16 +262,17 @@ func (x *Index) parse(text string) error {
 	return x.add(&p)
 }
 
-func (x *Index) add(p *Package) error {
+func (x *parser) add(p *Package) error {
 	switch {
 	case p.Name == "":
-		return fmt.Errorf("Packages: paragraph %d has no Package field", len(x.Packages)+1)
+		return fmt.Errorf("Packages: paragraph %d has no Package field", x.count+1)
 	case p.Version == "":
-		return fmt.Errorf("Packages: paragraph %d (%.60s) has no Version field", len(x.Packages)+1, p.Name)
+		return fmt.Errorf("Packages: paragraph %d (%.60s) has no Version field", x.count+1, p.Name)
 	case p.Arch == "":
-		return fmt.Errorf("Packages: paragraph %d (%.60s) has no Architecture field", len(x.Packages)+1, p.Name)
+		return fmt.Errorf("Packages: paragraph %d (%.60s) has no Architecture field", x.count+1, p.Name)
 	}
-	x.Packages = append(x.Packages, *p)
+	x.recent = append(x.recent, *p)
+	x.count++
 	return nil
 }
 

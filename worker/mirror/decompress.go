@@ -8,6 +8,7 @@ import (
 	"io"
 	"os/exec"
 	"path"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -86,13 +87,13 @@ func openXZWith(program string, r io.Reader) (io.ReadCloser, error) {
 const maxWindow = 64 << 20
 
 // smallDecoder is a decoder with its dictionary, which has 8 MiB even for the few kB of a package's control archive: so
-// decoders are used again.
+// one for each processor is used again and again.
 type smallDecoder struct {
 	src io.Reader // what z reads from: nil while nobody uses it
 	z   *xz.Reader
 }
 
-var smallDecoders sync.Pool
+var smallDecoders = make(chan *smallDecoder, runtime.GOMAXPROCS(0))
 
 func (s *smallDecoder) feed(b []byte) (int, error) { return s.src.Read(b) }
 
@@ -100,8 +101,10 @@ func (s *smallDecoder) feed(b []byte) (int, error) { return s.src.Read(b) }
 type smallXZReader struct{ *smallDecoder }
 
 func openSmallXZ(r io.Reader) (io.ReadCloser, error) {
-	s, _ := smallDecoders.Get().(*smallDecoder)
-	if s == nil {
+	var s *smallDecoder
+	select {
+	case s = <-smallDecoders:
+	default:
 		s = &smallDecoder{}
 	}
 	s.src = r
@@ -127,7 +130,10 @@ func (s *smallXZReader) Read(b []byte) (int, error) {
 func (s *smallXZReader) Close() error {
 	if s.smallDecoder != nil {
 		s.src = nil
-		smallDecoders.Put(s.smallDecoder)
+		select {
+		case smallDecoders <- s.smallDecoder:
+		default: // there are enough
+		}
 		s.smallDecoder = nil
 	}
 	return nil
