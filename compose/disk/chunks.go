@@ -11,6 +11,7 @@ import (
 	"hash"
 	"hash/crc32"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -68,6 +69,7 @@ type Chunks struct {
 	current int64            // layer that is being hashed; -1: none
 	end     int64            // of what has been hashed of it
 	count   int              // chunks in it
+	bytes   int64            // in them
 	paused  *paused
 }
 
@@ -195,6 +197,10 @@ func (c *Chunks) hash(off int64, data []byte) {
 	layer := off / c.layer
 	if layer != c.current || off < c.end {
 		c.endLayer()
+		if off+int64(len(data)) == c.size && off-layer*c.layer > few(c.layer) { // the backup table
+			chunkBuffers.Put((*[maxGrains * grain]byte)(data[:cap(data)]))
+			return
+		}
 		if p := c.paused; p != nil && p.Layer == layer && off >= p.End {
 			c.resume()
 			c.hash(off, data)
@@ -206,13 +212,14 @@ func (c *Chunks) hash(off int64, data []byte) {
 			chunkBuffers.Put((*[maxGrains * grain]byte)(data[:cap(data)]))
 			return
 		}
-		c.current, c.end, c.count = layer, layer*c.layer, 0
+		c.current, c.end, c.count, c.bytes = layer, layer*c.layer, 0, 0
 		c.hashing.begin()
 	}
 	c.hashing.zeros(off - c.end)
 	c.hashing.data(data)
 	c.end = off + int64(len(data))
 	c.count++
+	c.bytes += int64(len(data))
 }
 
 // pause keeps the hash of the layer that is being written, to go on with when other layers have been.
@@ -230,7 +237,7 @@ func (c *Chunks) pause() error {
 func (c *Chunks) resume() {
 	p := c.paused
 	c.paused = nil
-	c.current, c.end, c.count = p.Layer, p.End, p.Count
+	c.current, c.end, c.count, c.bytes = p.Layer, p.End, p.Count, c.layer
 	c.hashing.restore(p.State)
 }
 
@@ -238,7 +245,11 @@ func (c *Chunks) endLayer() {
 	if c.current < 0 {
 		return
 	}
-	c.hashed[c.current] = hashed{chunks: c.count, pending: c.hashing.finish(min((c.current+1)*c.layer, c.size) - c.end)}
+	// One with next to nothing in it is left to Layer.Hash, which knows many of them: a large disk has hundreds with a copy of
+	// the superblock or a bitmap and zeros, most of them the same, and the same whatever the app.
+	if rest := min((c.current+1)*c.layer, c.size) - c.end; c.bytes > few(c.layer) || rest < c.layer/2 {
+		c.hashed[c.current] = hashed{chunks: c.count, pending: c.hashing.finish(rest)}
+	}
 	c.current = -1
 }
 
@@ -305,8 +316,56 @@ func (c *Chunks) Layers(ctx context.Context, get func(ctx context.Context, p Par
 	return layers, g.Wait()
 }
 
-// Hash gives a layer its digest, of its pieces as get reads them.
+// few is how many bytes in pieces a layer has at the most that is hashed once and then known: a copy of the superblock with
+// its descriptors, which large disks have more of.
+func few(layer int64) int64 { return max(mebi, layer/64) }
+
+// maxKnown bounds the layers that are known: some hundred bytes each.
+const maxKnown = 4096
+
+var known struct {
+	sync.Mutex
+	layers map[string]digest.Digest // by layout
+}
+
+// layout is what a layer's digest follows from: its pieces and where they stand.
+func (l *Layer) layout() (layout string, pieces int64) {
+	var b strings.Builder
+	for _, p := range l.Parts {
+		fmt.Fprintf(&b, "%d %s\n", p.Size, p.Digest)
+		if p.Digest != "" {
+			pieces += p.Size
+		}
+	}
+	return b.String(), pieces
+}
+
+// Hash gives a layer its digest, of its pieces as get reads them. That of one with few bytes in it is remembered.
 func (l *Layer) Hash(ctx context.Context, get func(ctx context.Context, p Part) ([]byte, error)) error {
+	layout, pieces := l.layout()
+	if pieces > few(l.Size) {
+		return l.hash(ctx, get)
+	}
+	known.Lock()
+	d, ok := known.layers[layout]
+	known.Unlock()
+	if ok {
+		l.Digest = d
+		return nil
+	}
+	if err := l.hash(ctx, get); err != nil {
+		return err
+	}
+	known.Lock()
+	defer known.Unlock()
+	if len(known.layers) >= maxKnown || known.layers == nil {
+		known.layers = make(map[string]digest.Digest)
+	}
+	known.layers[layout] = l.Digest
+	return nil
+}
+
+func (l *Layer) hash(ctx context.Context, get func(ctx context.Context, p Part) ([]byte, error)) error {
 	h := sha256.New()
 	for _, p := range l.Parts {
 		if p.Digest == "" {
