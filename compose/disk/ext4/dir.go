@@ -2,6 +2,10 @@ package ext4
 
 import "encoding/binary"
 
+// maxDirBlocks is how large a directory may be, in blocks: two block groups. However it comes to lie, that makes no more
+// than the rootExtents that an inode holds itself.
+const maxDirBlocks = 2 * groupBlocks
+
 const dirTail = 12 // bytes at a block's end that hold its checksum
 
 func recordSize(name int) int { return round4(8 + name) }

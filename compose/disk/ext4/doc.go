@@ -35,7 +35,8 @@
 //
 // # Limits
 //
-// 16 TiB; a directory of about a million entries; 65000 hard links; extended attributes of one inode 4 KiB together.
+// 16 TiB; 256 MiB of a directory, where a name takes 8 bytes more than its own and is rounded up to 4: six million of 30
+// letters; 65000 hard links; extended attributes of one inode 4 KiB together.
 //
 // Format: the kernel's Documentation/filesystems/ext4, and e2fsck, which finds nothing to say (the tests ask it).
 package ext4

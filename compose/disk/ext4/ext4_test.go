@@ -588,6 +588,41 @@ func TestNoRoom(t *testing.T) {
 	}
 }
 
+// A directory has its limit, which is said with the directory's name; below it, any place is good enough for it.
+func TestLargeDirectory(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("x", 200)
+	var entries []e
+	for i := range 2000 {
+		entries = append(entries, file(fmt.Sprintf("srv/many/%s%d", long, i), ""))
+	}
+	l := layer(t, entries...)
+	w, err := New(discard{}, Options{Size: 64 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.dirLimit = 100
+	if err := w.Layer(bytes.NewReader(l)); err == nil || !strings.Contains(err.Error(), "directory /srv/many: its 2000 names take 1 MiB: a directory has at most 0 MiB") {
+		t.Errorf("got %v", err)
+	}
+	// The largest one, wherever it comes to stand.
+	for _, next := range []int64{1, groupBlocks - 3, groupBlocks + 1, 2*groupBlocks + 100, 14*groupBlocks - 1, 15*groupBlocks + 7, 24 * groupBlocks} {
+		w, err := New(discard{}, Options{Size: 20 << 30})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.alloc.next = next
+		var extents []extent
+		for done := int64(0); done < maxDirBlocks; done += grainBlocks {
+			at, _ := w.alloc.take(grainBlocks, 1)
+			extents = appendExtent(extents, done, at, grainBlocks)
+		}
+		if len(extents) > rootExtents {
+			t.Errorf("from block %d on: %d extents", next, len(extents))
+		}
+	}
+}
+
 func TestHostile(t *testing.T) {
 	t.Parallel()
 	nested := file(strings.Repeat("d/", 1900)+"f", "x")

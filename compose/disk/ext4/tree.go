@@ -84,6 +84,19 @@ func (d *directory) drop(text string) {
 	d.dirty = true
 }
 
+// path is where a directory is, for people.
+func (n *node) path() string {
+	if n.dir.parent == nil {
+		return "/"
+	}
+	for _, c := range n.dir.parent.dir.names {
+		if c.node == n {
+			return strings.TrimSuffix(n.dir.parent.path(), "/") + "/" + c.text
+		}
+	}
+	return "?"
+}
+
 // clean splits an entry's path into its components. Empty: the root.
 func clean(path string) ([]string, error) {
 	if len(path) > maxPath {

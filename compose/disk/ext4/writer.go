@@ -45,6 +45,8 @@ type Writer struct {
 	backed int64     // the last group whose copy of the superblock has been written
 	fresh  *metadata // of the empty filesystem
 	window [Grain]byte
+
+	dirLimit int64 // maxDirBlocks, but for tests
 }
 
 // New begins a filesystem. What it does not write to out must read as zeros.
@@ -56,7 +58,7 @@ func New(out io.WriterAt, o Options) (*Writer, error) {
 	if len(o.Label) > 16 {
 		return nil, fmt.Errorf("ext4: label %q: at most 16 bytes", o.Label)
 	}
-	w := &Writer{Options: o, out: out, alloc: allocator{geometry: g}, seed: crc(^uint32(0), o.UUID[:])}
+	w := &Writer{Options: o, out: out, alloc: allocator{geometry: g}, seed: crc(^uint32(0), o.UUID[:]), dirLimit: maxDirBlocks}
 	w.root = &node{ino: 2, mode: typeDir | 0o755, mtime: o.Time, dir: newDir(nil, 0)}
 	w.lost, err = w.makeDir(w.root, "lost+found") // e2fsck wants it
 	if err != nil {
@@ -378,6 +380,10 @@ func (w *Writer) checkpoint() error {
 		}
 		n.dir.dirty = false
 		need := n.dir.dirBlocks()
+		if need > w.dirLimit {
+			return fmt.Errorf("layer: directory %s: its %d names take %d MiB: a directory has at most %d MiB; spread them over several",
+				n.path(), len(n.dir.index), need*BlockSize>>20+1, w.dirLimit*BlockSize>>20)
+		}
 		for _, e := range n.extents {
 			w.alloc.free(run{e.start, e.count})
 		}
@@ -387,9 +393,6 @@ func (w *Writer) checkpoint() error {
 			if at, ok := w.alloc.take(blocks, 1); ok {
 				n.extents = appendExtent(n.extents, done, at, blocks)
 			}
-		}
-		if len(n.extents) > rootExtents {
-			return fmt.Errorf("layer: a directory of %d names is larger than this filesystem's writer makes", len(n.dir.index))
 		}
 		if w.alloc.missing > 0 {
 			continue
