@@ -53,8 +53,9 @@ func (c *Coordinator) dispatch(ctx context.Context, f *flight, jobs []job) ([]di
 // ensure makes the record of one job say that the bake wants it.
 func (c *Coordinator) ensure(ctx context.Context, bake string, j job) (dispatched, error) {
 	fresh := c.newShard(bake, j)
+	fresh.Requires = j.shard.Requires
 	if b, known := c.bakes.peek(bake); known {
-		fresh.Requires = b.Requires
+		fresh.Requires = union(b.Requires, j.shard.Requires)
 	}
 	miss := dispatched{standing: running, source: farm.SourceMiss, reason: j.shard.Reason(farm.SourceMiss), shard: fresh, hint: true}
 	if _, known := c.shards.peek(j.id); !known {

@@ -20,6 +20,11 @@ func CheckLabel(l string) error {
 	return nil
 }
 
+// SecureBootLabel is what workers have that sign disks with the key of a certificate, by its fingerprint.
+func SecureBootLabel(fingerprint string) string {
+	return "secure-boot=" + fingerprint[:min(len(fingerprint), 32)]
+}
+
 // Meets reports whether labels have everything that is required. What is required without a value is met by the label with
 // any value.
 func Meets(labels, requires []string) bool {

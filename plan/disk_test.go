@@ -80,6 +80,14 @@ func TestDiskSharesLayers(t *testing.T) {
 	if changed.Key == disk.Key || changed.Spec.(DiskSpec).Seed != disk.Spec.(DiskSpec).Seed {
 		t.Error("another app wants another disk with the same identifiers")
 	}
+	if len(root.Requires) > 0 {
+		t.Errorf("a disk that nobody signs wants workers with %q", root.Requires)
+	}
+	unsigned := root.Key
+	plan(context(), strings.Replace(withDisk, "size: 2GiB", "size: 2GiB, secureBoot: abababababababababababababababababababababababababababababababab", 1))
+	if root.Key == unsigned || !slices.Equal(root.Requires, []string{"secure-boot=abababababababababababababababab"}) {
+		t.Errorf("a signed disk is the same, or wants workers with %q", root.Requires)
+	}
 	larger, _ := plan(context(), strings.Replace(withDisk, "2GiB", "3GiB", 1))
 	if larger.Key == disk.Key {
 		t.Error("a larger disk has the same key")

@@ -211,6 +211,9 @@ func RootOf(spec RootSpec, layers []digest.Digest) Shard {
 	}
 	s := newShard(farm.KindRoot, spec.Disk.Platform, spec, inputs{spec, layers})
 	s.Deps = layers
+	if f := spec.Disk.SecureBoot; f != "" {
+		s.Requires = []string{farm.SecureBootLabel(f)}
+	}
 	return s
 }
 

@@ -29,6 +29,8 @@ type Shard struct {
 	// Deps are the keys of the shards whose outputs the spec refers to, in the spec's order. A key may stand here more
 	// than once: two equal chunks of a file are one shard.
 	Deps []digest.Digest
+	// Requires are labels that its worker must have, beside those that the bake requires. No part of the key.
+	Requires []string
 }
 
 // Output is an image that the plan makes.

@@ -58,7 +58,7 @@ const (
 func readDisk(v strict.Value) *DiskOutput {
 	const example = "{size: 2GiB, boot: uefi}"
 	d := &DiskOutput{Platform: DefaultPlatform, Size: minDisk, Boot: BootUEFI, Filesystem: "ext4"}
-	f, ok := v.Fields(example, "size", "boot", "filesystem", "platform", "cmdline")
+	f, ok := v.Fields(example, "size", "boot", "filesystem", "platform", "cmdline", "secureBoot")
 	if !ok {
 		return d
 	}
@@ -93,6 +93,20 @@ func readDisk(v strict.Value) *DiskOutput {
 	if v, ok := f.Get("boot"); ok && d.Boot == BootHybrid && d.Platform != "linux/amd64" {
 		v.Refuse("hybrid is for the BIOS of PCs, and %s has none; write uefi", d.Platform)
 	}
+	if v, ok := f.Get("secureBoot"); ok {
+		const example = "the SHA-256 fingerprint of a certificate, as openssl x509 -noout -fingerprint -sha256 prints it"
+		if s, ok := v.Text(example); ok {
+			plain := strings.ToLower(strings.ReplaceAll(s, ":", ""))
+			switch {
+			case !fingerprint.MatchString(plain):
+				v.Refuse("%q is no fingerprint; write %s", clip(s), example)
+			case d.Boot == BootDirect:
+				v.Refuse("is for what firmware starts, and with boot: direct it starts nothing; write boot: uefi")
+			default:
+				d.SecureBoot = plain
+			}
+		}
+	}
 	if v, ok := f.Get("cmdline"); ok {
 		if s, ok := v.Text("quiet"); ok {
 			switch {
@@ -107,6 +121,8 @@ func readDisk(v strict.Value) *DiskOutput {
 	}
 	return d
 }
+
+var fingerprint = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
 var sizeForm = regexp.MustCompile(`^([0-9]{1,8})(MiB|GiB|TiB)$`)
 

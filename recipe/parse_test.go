@@ -328,6 +328,8 @@ func TestParseErrors(t *testing.T) {
 		{"large disk", disk("size: 17TiB"), []string{`f:5:25: outputs[0].disk.size: is 17TiB; a disk has from 256MiB to 16TiB`}},
 		{"disk's boot", disk("size: 2GiB, boot: bios"), []string{`f:5:37: outputs[0].disk.boot: "bios" is not in this release of bakefarm; write uefi or hybrid or direct`}},
 		{"BIOS on arm64", disk("size: 2GiB, boot: hybrid, platform: linux/arm64"), []string{`f:5:37: outputs[0].disk.boot: hybrid is for the BIOS of PCs, and linux/arm64 has none; write uefi`}},
+		{"fingerprint", disk("size: 2GiB, secureBoot: abcd"), []string{`f:5:43: outputs[0].disk.secureBoot: "abcd" is no fingerprint; write the SHA-256 fingerprint of a certificate, as openssl x509 -noout -fingerprint -sha256 prints it`}},
+		{"nothing to sign", disk("size: 2GiB, boot: direct, secureBoot: abababababababababababababababababababababababababababababababab"), []string{`f:5:57: outputs[0].disk.secureBoot: is for what firmware starts, and with boot: direct it starts nothing; write boot: uefi`}},
 		{"disk's root", disk("size: 2GiB, filesystem: erofs"), []string{`f:5:43: outputs[0].disk.filesystem: "erofs" is not in this release of bakefarm; write ext4`}},
 		{"disk's command line", disk("size: 2GiB, cmdline: quiet root=/dev/sda"), []string{`f:5:40: outputs[0].disk.cmdline: has root= in it, which the disk sets itself; take it out`}},
 		{"two disks", disk("size: 2GiB}}, {disk: {size: 4GiB"), []string{`f:5:40: outputs[1].disk: is a second disk for linux/amd64; keep one`}},

@@ -86,6 +86,9 @@ type DiskOutput struct {
 	Boot       string `json:"boot"`       // BootUEFI, BootHybrid or BootDirect
 	Filesystem string `json:"filesystem"` // of the root: "ext4"
 	Cmdline    string `json:"cmdline,omitempty"`
+	// SecureBoot is the fingerprint of the certificate whose key signs what firmware starts: SHA-256, 64 hexadecimal digits. Empty:
+	// nothing is signed.
+	SecureBoot string `json:"secureBoot,omitempty"`
 }
 
 // How a disk starts.

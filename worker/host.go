@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"bakefarm/farm"
+	"bakefarm/worker/bootkeys"
 	"bakefarm/worker/cache"
 	"bakefarm/worker/execute"
 )
@@ -27,6 +28,9 @@ type Host struct {
 
 	// Machines are where disks are started; nil: nowhere.
 	Machines *Machines
+
+	// BootKeys are what disks are signed with.
+	BootKeys bootkeys.Keys
 }
 
 // OpenHost opens a host with its cache in dir. The budget is in bytes; 0: cache.DefaultBudget. Its workers take no more shards than
@@ -82,5 +86,6 @@ func (h *Host) env(store execute.Store, mirror execute.Mirror, images execute.Im
 	if h.Machines != nil {
 		e.Machines = h.Machines
 	}
+	e.BootKeys = h.BootKeys
 	return e
 }

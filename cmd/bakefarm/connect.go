@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -21,6 +22,7 @@ import (
 	"bakefarm/imagestore/remote"
 	"bakefarm/imagestore/s3store"
 	"bakefarm/worker"
+	"bakefarm/worker/bootkeys"
 	"bakefarm/worker/mirror"
 	"bakefarm/worker/sandbox"
 
@@ -189,6 +191,10 @@ func (s *settings) startWorkers(p *program, data *dataDir, c *connections, n int
 	if host.Machines, err = worker.OpenMachines(data.sub("machines")); err != nil {
 		return err
 	}
+	if host.BootKeys, err = bootkeys.Open(s.bootKeys); err != nil {
+		return usagef("--boot-keys: %v", err)
+	}
+	labels := slices.Concat(s.labels, host.BootKeys.Labels())
 	from := machineMirror{debian, os.Getenv("BAKEFARM_DEBIAN_MIRROR"), os.Getenv("BAKEFARM_DEBIAN_KEYRING")}
 	ids := make([]string, n)
 	for i := range ids {
@@ -203,7 +209,7 @@ func (s *settings) startWorkers(p *program, data *dataDir, c *connections, n int
 		all, ctx := errgroup.WithContext(ctx)
 		for i, id := range ids {
 			config := worker.Config{
-				Bus: c.bus, Store: c.store, Mirror: from, Images: s.registries(), ID: id, Slots: s.slots, Labels: s.labels,
+				Bus: c.bus, Store: c.store, Mirror: from, Images: s.registries(), ID: id, Slots: s.slots, Labels: labels,
 				Host: host, Grace: s.drain, Patience: s.patience, Log: log,
 			}
 			if i == 0 {

@@ -52,6 +52,7 @@ type settings struct {
 	noAffinity    bool
 	clock         time.Duration // added to what this machine's clock says
 	pprof         string
+	bootKeys      string // directory
 	logLevel      string
 	logFormat     string
 	gcEvery       time.Duration
@@ -143,6 +144,7 @@ func (s *settings) works(cmd *cobra.Command) {
 	flags.StringVar(&s.memory, "memory", "", "memory that they have for shards, such as 4GiB: none is taken that does not fit (default: that of the machine, or of its container)")
 	flags.Int64Var(&s.cache, "cache-bytes", 0, "budget of the workers' cache on disk, in bytes (default 2 GiB)")
 	flags.StringSliceVar(&s.labels, "label", nil, "what the workers of this process have, for bakes that require it: gpu, region=eu")
+	flags.StringVar(&s.bootKeys, "boot-keys", os.Getenv("BAKEFARM_BOOT_KEYS"), "directory of keys that sign disks for Secure Boot: NAME.key and NAME.crt (BAKEFARM_BOOT_KEYS)")
 	flags.DurationVar(&s.drain, "drain-timeout", drain, "how long the shards that run when the worker is stopped may go on; the rest is handed back")
 }
 

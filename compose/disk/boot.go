@@ -175,6 +175,11 @@ func (b *Builder) writeBoot(head []byte, k *Kernel) error {
 	if err != nil {
 		return err
 	}
+	if b.Sign != nil {
+		if program, err = b.Sign(program); err != nil {
+			return err
+		}
+	}
 	options, file, err := b.systemPartition(program)
 	if err != nil {
 		return err

@@ -78,6 +78,9 @@ func (o Options) identifier(of string) [16]byte {
 // Builder makes one disk. It is used by one goroutine.
 type Builder struct {
 	Options
+	// Sign signs what firmware starts; nil: it stays unsigned. Set it before Prefix.
+	Sign func(program []byte) ([]byte, error)
+
 	chunks *Chunks
 	root   *ext4.Writer
 	boot   *bootFiles // nil: the system is complete

@@ -35,6 +35,12 @@ func newChunks(ctx context.Context, size int64, w imagestore.Writer, stored *int
 	})
 }
 
+// BootKeys sign what firmware starts.
+type BootKeys interface {
+	// Sign signs with the key of the certificate that has a fingerprint; an error when there is none.
+	Sign(fingerprint string, program []byte) ([]byte, error)
+}
+
 // makeRoot makes a disk of an OS, without an app.
 func makeRoot(ctx context.Context, j *job, spec plan.RootSpec) (plan.Root, error) {
 	base, layers, err := overBase[plan.Layer](j, spec.Base)
@@ -63,6 +69,12 @@ func makeRoot(ctx context.Context, j *job, spec plan.RootSpec) (plan.Root, error
 	b, err := disk.New(options, chunks)
 	if err != nil {
 		return plan.Root{}, err
+	}
+	if f := spec.Disk.SecureBoot; f != "" {
+		if j.BootKeys == nil {
+			return plan.Root{}, errors.New("this worker signs no disks: start it with --boot-keys DIR")
+		}
+		b.Sign = func(program []byte) ([]byte, error) { return j.BootKeys.Sign(f, program) }
 	}
 	if err := j.fits(ctx, b, nil, layers); err != nil {
 		return plan.Root{}, err

@@ -153,6 +153,11 @@ func TestDiskTrouble(t *testing.T) {
 	if err := b.makeDisk(diskSpec, &out, b.storeLayer("sbin/init", "init")); err == nil || !strings.Contains(err.Error(), "add linux-image-cloud-amd64") {
 		t.Errorf("no kernel: %v", err)
 	}
+	signed := diskSpec
+	signed.Disk.SecureBoot = strings.Repeat("ab", 32)
+	if err := b.makeDisk(signed, &out, b.bootable()); err == nil || !strings.Contains(err.Error(), "--boot-keys DIR") {
+		t.Errorf("no keys: %v", err)
+	}
 	large := b.storeLayer("large", strings.Repeat("large", 50<<20))
 	os := b.bootable()
 	for name, make := range map[string]func() error{

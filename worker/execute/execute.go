@@ -47,6 +47,7 @@ type Env struct {
 	Sandbox Sandbox // nil: no code of images runs here
 
 	Machines Machines // nil: no disks are started here
+	BootKeys BootKeys // nil: no disks are signed here
 }
 
 // Store is the part of an image store that executors use.
