@@ -278,7 +278,7 @@ func TestDisk(t *testing.T) {
 	}
 }
 
-const golden = "7f282d1b343183879eee1b3aa6d813ba70a095c6aa2d0ef3c6e1a25492244128"
+const golden = "2bb65c42a6832ea070773e8925cd0634ab95ca9c91de4e9acf2f3a53aadcc095"
 
 // A disk whose layers are so large that the system partition shares one with the root.
 func TestLargeLayers(t *testing.T) {

@@ -155,7 +155,10 @@ func authenticode(program []byte) (sum []byte, entry int, err error) {
 	slices.SortFunc(sections, func(a, b extent) int { return a.at - b.at })
 	end := headers
 	for _, x := range sections {
-		if x.at < end || x.size > len(program)-x.at {
+		if x.at != end { // what lies between is hashed by some and not by others
+			return nil, 0, errors.New("the UEFI program has gaps between its sections, which no signature covers")
+		}
+		if x.size > len(program)-x.at {
 			return nil, 0, errStub
 		}
 		h.Write(program[x.at : x.at+x.size])

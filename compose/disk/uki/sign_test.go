@@ -39,7 +39,7 @@ func signer(t *testing.T) Signer {
 func signable(t *testing.T) []byte {
 	t.Helper()
 	le := binary.LittleEndian
-	b := make([]byte, 2048)
+	b := make([]byte, 3000) // with symbols at its end
 	copy(b, "MZ")
 	le.PutUint32(b[0x3c:], 0x40)
 	copy(b[0x40:], "PE\x00\x00")
@@ -81,6 +81,12 @@ func TestSign(t *testing.T) {
 	}
 	if _, err := s.Sign(one); err == nil || !strings.Contains(err.Error(), "signature already") {
 		t.Errorf("signed twice: %v", err)
+	}
+	gap := append(bytes.Clone(program), make([]byte, 512)...)
+	section := gap[0x58+240+2*sectionHeader:]
+	binary.LittleEndian.PutUint32(section[20:], binary.LittleEndian.Uint32(section[20:])+512)
+	if _, err := s.Sign(gap); err == nil || !strings.Contains(err.Error(), "gaps") {
+		t.Errorf("with a gap: %v", err)
 	}
 	if _, err := s.Sign([]byte("MZ")); err == nil {
 		t.Error("what is no program was signed")

@@ -47,19 +47,24 @@ func New(stub []byte, sections []Section) ([]byte, error) {
 		return nil, errStub
 	}
 	end, first := int64(0), int64(le.Uint32(stub[optional+60:]))
+	last := first // where the stub's own content ends: symbols may follow, which nobody needs and signatures can't cover
 	for i := range count {
 		h := stub[headers+i*sectionHeader:]
 		size := max(int64(le.Uint32(h[8:])), int64(le.Uint32(h[16:])))
 		end = max(end, int64(le.Uint32(h[12:]))+size)
 		if at := int64(le.Uint32(h[20:])); at > 0 {
-			first = min(first, at)
+			first, last = min(first, at), max(last, at+int64(le.Uint32(h[16:])))
 		}
 	}
-	if last := headers + (count+len(sections))*sectionHeader; int64(last) > first {
+	if last > int64(len(stub)) {
+		return nil, errStub
+	}
+	if headers := headers + (count+len(sections))*sectionHeader; int64(headers) > first {
 		return nil, fmt.Errorf("the UEFI stub has no room for %d more section headers", len(sections))
 	}
-	out := make([]byte, align(int64(len(stub)), fileAlign))
-	copy(out, stub)
+	out := make([]byte, align(last, fileAlign))
+	copy(out, stub[:last])
+	clear(out[coff+8 : coff+16]) // where the symbols were
 	for i, s := range sections {
 		if len(s.Name) > 8 || len(s.Content) == 0 {
 			return nil, fmt.Errorf("section %q of %d bytes: want a name of at most 8 bytes, and content", s.Name, len(s.Content))
