@@ -16,7 +16,7 @@ var Inits = []string{"systemd-sysv", "sysvinit-core", "runit-init", "openrc"}
 
 // machinePackages are the packages that a machine has beside those that a recipe names, unless it names others of their
 // kind: a kernel, an init, what firmware starts.
-func machinePackages(named []string, arch, boot string) []string {
+func machinePackages(named []string, arch string, d *recipe.DiskOutput) []string {
 	names := make([]string, len(named))
 	for i, n := range named {
 		names[i], _, _ = strings.Cut(n, "=")
@@ -33,8 +33,13 @@ func machinePackages(named []string, arch, boot string) []string {
 	for _, name := range []string{"udev", "dbus", "systemd-resolved"} {
 		need(name, same(name))
 	}
-	if boot != recipe.BootDirect {
+	if d.Boot != recipe.BootDirect {
 		need("systemd-boot-efi", same("systemd-boot-efi"))
+	}
+	if d.Initrd == recipe.InitrdDistribution {
+		need("initramfs-tools", func(n string) bool {
+			return slices.Contains([]string{"initramfs-tools", "dracut", "tiny-initramfs"}, n)
+		})
 	}
 	return more
 }
@@ -73,7 +78,9 @@ func (b *builder) disk(lock *recipe.Lock, d *recipe.DiskOutput, trees []*recipe.
 	for _, p := range lock.PackagesOf(system) {
 		spec.Packages = append(spec.Packages, p.Name)
 	}
-	parts := []digest.Digest{b.add(RootOf(RootSpec{Disk: *d, Seed: spec.Seed, Base: base != ""}, layers))}
+	root := *d
+	root.Restart = "" // the app's
+	parts := []digest.Digest{b.add(RootOf(RootSpec{Disk: root, Seed: spec.Seed, Base: base != ""}, layers))}
 	if base != "" {
 		parts = slices.Insert(parts, 0, base)
 	}

@@ -42,7 +42,10 @@ func TestDiskAsksForAMachine(t *testing.T) {
 	if want := []string{"linux-image-cloud-amd64", "systemd-sysv", "udev", "dbus", "systemd-resolved", "systemd-boot-efi"}; !slices.Equal(more, want) {
 		t.Errorf("beside the recipe's: %q\nwant %q", more, want)
 	}
-	own := machinePackages([]string{"linux-image-amd64=6.1.1", "sysvinit-core", "dbus"}, "amd64", recipe.BootDirect)
+	own := machinePackages([]string{"linux-image-amd64=6.1.1", "sysvinit-core", "dbus"}, "amd64", &recipe.DiskOutput{Boot: recipe.BootDirect})
+	if theirs := machinePackages([]string{"dracut"}, "amd64", &recipe.DiskOutput{Initrd: recipe.InitrdDistribution}); slices.Contains(theirs, "initramfs-tools") {
+		t.Errorf("beside dracut: %q", theirs)
+	}
 	if want := []string{"udev", "systemd-resolved"}; !slices.Equal(own, want) {
 		t.Errorf("beside a kernel and an init of one's own: %q, want %q", own, want)
 	}

@@ -121,7 +121,7 @@ func Resolve(r *recipe.Recipe, bases map[string]*Found) ([]Question, error) {
 			}
 		}
 		if disk := r.DiskOf(system); disk != nil {
-			d.Packages = append(slices.Clip(d.Packages), machinePackages(there, arch, disk.Boot)...)
+			d.Packages = append(slices.Clip(d.Packages), machinePackages(there, arch, disk)...)
 		}
 		q.Observe, q.Debian = ObserveSpec{Suite: d.Suite, Arch: arch, Mirror: d.Mirror, Keyring: d.Keyring}, d
 		questions = append(questions, q)

@@ -32,6 +32,8 @@ func readOutputs(v strict.Value, os OS) []Output {
 		if hasDisk {
 			d := readDisk(disk)
 			switch {
+			case d.Initrd == InitrdDistribution && os.Debian != nil && os.Debian.Scripts == "skip":
+				disk.Refuse("has initrd: distribution, which the packages' maintainer scripts make; write scripts: run")
 			case os.Scratch:
 				disk.Refuse("has no kernel over scratch; write os: {debian: {suite: bookworm}}")
 			case slices.ContainsFunc(outputs, func(o Output) bool { return o.Disk != nil && o.Disk.Platform == d.Platform }):
@@ -58,7 +60,7 @@ const (
 func readDisk(v strict.Value) *DiskOutput {
 	const example = "{size: 2GiB, boot: uefi}"
 	d := &DiskOutput{Platform: DefaultPlatform, Size: minDisk, Boot: BootUEFI, Filesystem: "ext4"}
-	f, ok := v.Fields(example, "size", "boot", "filesystem", "platform", "cmdline", "secureBoot")
+	f, ok := v.Fields(example, "size", "boot", "filesystem", "platform", "cmdline", "secureBoot", "initrd", "restart")
 	if !ok {
 		return d
 	}
@@ -89,6 +91,15 @@ func readDisk(v strict.Value) *DiskOutput {
 	}
 	choose("boot", &d.Boot, BootUEFI, BootHybrid, BootDirect)
 	choose("filesystem", &d.Filesystem, "ext4")
+	own, always := "bakefarm", "always"
+	choose("initrd", &own, own, InitrdDistribution)
+	choose("restart", &always, always, RestartOnFailure, RestartNever)
+	if own != "bakefarm" {
+		d.Initrd = own
+	}
+	if always != "always" {
+		d.Restart = always
+	}
 	choose("platform", &d.Platform, Platforms...)
 	if v, ok := f.Get("boot"); ok && d.Boot == BootHybrid && d.Platform != "linux/amd64" {
 		v.Refuse("hybrid is for the BIOS of PCs, and %s has none; write uefi", d.Platform)

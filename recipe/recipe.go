@@ -89,7 +89,18 @@ type DiskOutput struct {
 	// SecureBoot is the fingerprint of the certificate whose key signs what firmware starts: SHA-256, 64 hexadecimal digits. Empty:
 	// nothing is signed.
 	SecureBoot string `json:"secureBoot,omitempty"`
+	// Initrd is InitrdDistribution, or empty: bakefarm's own.
+	Initrd string `json:"initrd,omitempty"`
+	// Restart says when the program is started again after it has ended: RestartOnFailure, RestartNever, or empty: always.
+	Restart string `json:"restart,omitempty"`
 }
+
+// What RAM disks there are beside bakefarm's own, and when a disk's program is started again.
+const (
+	InitrdDistribution = "distribution" // the one that the OS's own packages make
+	RestartOnFailure   = "on-failure"
+	RestartNever       = "no"
+)
 
 // How a disk starts.
 const (

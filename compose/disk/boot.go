@@ -30,10 +30,12 @@ const (
 
 // bootFiles are the files of the layers that are needed to start.
 type bootFiles struct {
-	stub  string // the UEFI stub's path
-	files map[string]*bytes.Buffer
-	size  int64
-	err   error
+	stub string // the UEFI stub's path
+	// initrd: the OS's own is wanted, and no modules to make one.
+	initrd bool
+	files  map[string]*bytes.Buffer
+	size   int64
+	err    error
 }
 
 func newBootFiles(stub string) *bootFiles {
@@ -56,11 +58,11 @@ func modulePath(file string) (version, rest string, ok bool) {
 }
 
 func (b *bootFiles) wanted(file string) bool {
-	if strings.HasPrefix(file, "boot/vmlinuz-") || file == b.stub || file == "usr/lib/os-release" {
+	if strings.HasPrefix(file, "boot/vmlinuz-") || b.initrd && strings.HasPrefix(file, initrdPrefix) || file == b.stub || file == "usr/lib/os-release" {
 		return true
 	}
 	_, rest, ok := modulePath(file)
-	if !ok {
+	if !ok || b.initrd {
 		return false
 	}
 	inner, ok := strings.CutPrefix(rest, "kernel/")
@@ -103,6 +105,29 @@ func (b *bootFiles) kernel(o Options) (*Kernel, error) {
 		return nil, &BootError{"there are several kernels in the OS: " + strings.Join(versions, ", ") + ": keep one"}
 	}
 	version := versions[0]
+	ram, err := b.ram(version, o)
+	if err != nil {
+		return nil, err
+	}
+	cmdline := fmt.Sprintf("root=PARTUUID=%s rw console=tty0 console=%s", gpt.GUID(o.identifier("root")), arches[o.Arch].console)
+	if o.Cmdline != "" {
+		cmdline += " " + o.Cmdline
+	}
+	return &Kernel{Version: version, Image: b.files["boot/vmlinuz-"+version].Bytes(), Initrd: ram, Cmdline: cmdline}, nil
+}
+
+// initrdPrefix is where the OS's own initrd lies: behind it comes the kernel's version.
+const initrdPrefix = "boot/initrd.img-"
+
+// ram is the initrd of a kernel.
+func (b *bootFiles) ram(version string, o Options) ([]byte, error) {
+	if b.initrd {
+		ram := b.files[initrdPrefix+version]
+		if ram == nil || ram.Len() == 0 {
+			return nil, &BootError{"the OS has made no initrd of its own (no /" + initrdPrefix + version + "): add initramfs-tools to its packages and have their scripts run, or leave initrd out"}
+		}
+		return ram.Bytes(), nil
+	}
 	modules := initrd.Modules{Files: make(map[string][]byte)}
 	for file, content := range b.files {
 		v, rest, ok := modulePath(file)
@@ -122,15 +147,7 @@ func (b *bootFiles) kernel(o Options) (*Kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	ram, err := initrd.New(program, selected, o.Time)
-	if err != nil {
-		return nil, err
-	}
-	cmdline := fmt.Sprintf("root=PARTUUID=%s rw console=tty0 console=%s", gpt.GUID(o.identifier("root")), arches[o.Arch].console)
-	if o.Cmdline != "" {
-		cmdline += " " + o.Cmdline
-	}
-	return &Kernel{Version: version, Image: b.files["boot/vmlinuz-"+version].Bytes(), Initrd: ram, Cmdline: cmdline}, nil
+	return initrd.New(program, selected, o.Time)
 }
 
 // program makes the UEFI program.

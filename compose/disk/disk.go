@@ -41,6 +41,8 @@ type Options struct {
 	Seed    digest.Digest // identifiers come from it: the key of the OS
 	Cmdline string        // more for the kernel's command line
 	Time    int64         // Unix seconds, of everything that has no time of its own
+	// Distribution: the initrd is the one that the OS brings (boot/initrd.img-VERSION), and not one of our own.
+	Distribution bool `json:",omitempty"`
 }
 
 // arches are what depends on the architecture.
@@ -94,6 +96,7 @@ func New(o Options, chunks *Chunks) (*Builder, error) {
 	}
 	b := &Builder{Options: o, chunks: chunks, boot: newBootFiles(arches[o.Arch].stub)}
 	var err error
+	b.boot.initrd = o.Distribution
 	options := b.filesystem()
 	options.Watch = b.boot.watch
 	b.root, err = ext4.New(offset{chunks, rootStart}, options)

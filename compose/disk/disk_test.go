@@ -379,6 +379,14 @@ func TestTrouble(t *testing.T) {
 	if _, _, err := build(t, hybrid, memory{}, layer(t, bootable())); err == nil || !strings.Contains(err.Error(), "no bzImage that a BIOS can start: another kernel package, or boot: uefi") {
 		t.Errorf("a kernel that no BIOS starts: %v", err)
 	}
+	theirs := options
+	theirs.Distribution = true
+	if _, _, err := build(t, theirs, memory{}, layer(t, bootable())); err == nil || !strings.Contains(err.Error(), "no /boot/initrd.img-6.1.0-1-cloud-amd64): add initramfs-tools") {
+		t.Errorf("no initrd of the OS's own: %v", err)
+	}
+	if _, k, err := build(t, theirs, memory{}, change(func(f map[string]string) { f["boot/initrd.img-6.1.0-1-cloud-amd64"] = "theirs" })); err != nil || string(k.Initrd) != "theirs" {
+		t.Errorf("the OS's own initrd: %v", err)
+	}
 	direct := options
 	direct.Boot = BootDirect
 	if _, k, err := build(t, direct, memory{}, change(func(f map[string]string) { delete(f, "usr/lib/systemd/boot/efi/linuxx64.efi.stub") })); err != nil || len(k.Initrd) == 0 {
@@ -429,14 +437,14 @@ func TestHybrid(t *testing.T) {
 func TestUnit(t *testing.T) {
 	unit, err := Machine{
 		Entrypoint: []string{"/opt/my app", "--price=$5", "100%", `"quoted"\`}, Env: map[string]string{"B": "2\n3", "A": "$x"},
-		User: "1000", StopSignal: "SIGINT", WorkingDir: "/srv",
+		User: "1000", StopSignal: "SIGINT", WorkingDir: "/srv", Restart: "on-failure",
 	}.unit()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
 		`ExecStart="/opt/my app" "--price=$$5" "100%%" "\"quoted\"\\"`, `Environment="A=$x"` + "\n" + `Environment="B=2\n3"`,
-		"User=1000\nGroup=1000", "KillSignal=SIGINT", "WorkingDirectory=/srv", "Restart=always", "StandardOutput=journal+console",
+		"User=1000\nGroup=1000", "KillSignal=SIGINT", "WorkingDirectory=/srv", "Restart=on-failure", "StandardOutput=journal+console",
 	} {
 		if !strings.Contains(unit, want+"\n") {
 			t.Errorf("no %s in\n%s", want, unit)

@@ -19,6 +19,7 @@ type Machine struct {
 	User       string // as in an image's configuration: user, user:group, uid:gid
 	WorkingDir string
 	StopSignal string
+	Restart    string // when it is started again after its end, as systemd has it: always (empty), on-failure, no
 	// Packages are the names of the OS's packages.
 	Packages []string
 }
@@ -113,7 +114,11 @@ func (m Machine) unit() (string, error) {
 	}
 	line("[Unit]\nDescription=The program of this image\nAfter=network.target\nStartLimitIntervalSec=0\n\n[Service]")
 	line("ExecStart=%s", strings.Join(command, " "))
-	line("Restart=always\nRestartSec=1s")
+	restart := m.Restart
+	if restart == "" {
+		restart = "always"
+	}
+	line("Restart=%s\nRestartSec=1s", restart)
 	if m.User != "" {
 		user, group, _ := strings.Cut(m.User, ":")
 		if user != "" {

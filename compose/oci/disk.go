@@ -30,6 +30,7 @@ type DiskConfig struct {
 	Filesystem   string `json:"filesystem"`
 	Kernel       string `json:"kernel"` // its version
 	Cmdline      string `json:"cmdline"`
+	Initrd       string `json:"initrd,omitempty"` // whose it is: "distribution"; empty: bakefarm's own
 }
 
 // NewDiskConfig writes the configuration of a disk.

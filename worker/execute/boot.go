@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -199,11 +200,14 @@ func (j *job) loadJSON(ctx context.Context, spec plan.TestSpec, m *v1.Manifest) 
 
 // Lines of the console that decide.
 const (
-	upLine     = "bakefarm-init: root on " // the root is found and its init starts
 	stuckLine  = "bakefarm-init: can't go on: "
 	panicLine  = "Kernel panic - not syncing: "
 	consoleTag = "console: "
 )
+
+// upLine is what says that the root is found and its init starts: our own initrd, or systemd where the initrd is the
+// distribution's.
+var upLine = regexp.MustCompile(`bakefarm-init: root on |systemd\[1\]: Detected |^Welcome to |INIT: version `)
 
 // bootOnce starts the disk and asks the tests. An error of the disk's own has the end of the console in it.
 func (j *job) bootOnce(ctx context.Context, d vm.Disk, tests []recipe.Test) (err error) {
@@ -213,7 +217,7 @@ func (j *job) bootOnce(ctx context.Context, d vm.Disk, tests []recipe.Test) (err
 		j.say(consoleTag+"%s", line)
 		output.Line(line)
 		switch {
-		case strings.Contains(line, upLine):
+		case upLine.MatchString(line):
 			select {
 			case up <- struct{}{}:
 			default:

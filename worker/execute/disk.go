@@ -23,7 +23,8 @@ import (
 // diskOptions are what a disk is made with.
 func diskOptions(d recipe.DiskOutput, seed digest.Digest) (disk.Options, oci.Platform, error) {
 	platform, err := oci.ParsePlatform(d.Platform)
-	return disk.Options{Size: d.Size, Arch: platform.Architecture, Boot: d.Boot, Seed: seed, Cmdline: d.Cmdline, Time: compose.ModTime}, platform, err
+	return disk.Options{Size: d.Size, Arch: platform.Architecture, Boot: d.Boot, Seed: seed, Cmdline: d.Cmdline, Time: compose.ModTime,
+		Distribution: d.Initrd == recipe.InitrdDistribution}, platform, err
 }
 
 // newChunks has the chunks of a disk go to a writer, and counts their bytes.
@@ -240,7 +241,7 @@ func makeDisk(ctx context.Context, j *job, spec plan.DiskSpec) (plan.ImageOutput
 	c := spec.Config
 	machine, err := disk.Machine{
 		Entrypoint: append(append([]string(nil), c.Entrypoint...), c.Cmd...), Env: c.Env, User: c.User,
-		WorkingDir: c.WorkingDir, StopSignal: c.StopSignal, Packages: spec.Packages,
+		WorkingDir: c.WorkingDir, StopSignal: c.StopSignal, Restart: spec.Disk.Restart, Packages: spec.Packages,
 	}.Layer(options)
 	if err != nil {
 		return plan.ImageOutput{}, err
@@ -264,7 +265,7 @@ func makeDisk(ctx context.Context, j *job, spec plan.DiskSpec) (plan.ImageOutput
 	out, err := j.storeDisk(ctx, oci.DiskConfig{
 		OS: platform.OS, Architecture: platform.Architecture, Variant: platform.Variant,
 		Size: spec.Disk.Size, LayerSize: disk.LayerSizeOf(spec.Disk.Size),
-		Boot: spec.Disk.Boot, Filesystem: spec.Disk.Filesystem, Kernel: root.Kernel, Cmdline: root.Cmdline,
+		Boot: spec.Disk.Boot, Filesystem: spec.Disk.Filesystem, Kernel: root.Kernel, Cmdline: root.Cmdline, Initrd: spec.Disk.Initrd,
 	}, made, root)
 	if err == nil {
 		j.say("%s: a disk of %s, %s written over its system, kernel %s", out.Manifest, size(spec.Disk.Size), size(stored), root.Kernel)
