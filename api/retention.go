@@ -107,6 +107,9 @@ func (a *API) setRetention(ctx context.Context, in *setInput) (*body[RetentionPo
 		}
 		before = retention.Policy{} // of another release: as if it kept everything
 	}
+	if revision == 0 {
+		before = retention.Policy{} // none was set, so nothing has expired
+	}
 	if err := a.checkChange(ctx, file, before, policy, in.Body.Yes); err != nil {
 		return nil, err
 	}

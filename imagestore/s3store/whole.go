@@ -3,6 +3,7 @@ package s3store
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -55,16 +56,33 @@ func (s *Store) Materialise(ctx context.Context, d digest.Digest) error {
 		defer content.Close()
 		// The object appears when its last byte has come, and that comes only if all are right.
 		body := &verifying{r: content, left: b.Size, want: d, hash: sha256.New()}
-		_, err = s.client.PutObject(ctx, s.bucket, s.wholeName(d), body, b.Size, minio.PutObjectOptions{
+		options := minio.PutObjectOptions{
 			ContentType: "application/octet-stream", DisableMultipart: true, DisableContentSha256: true, ServerSideEncryption: s.sse,
-		})
+		}
+		if s.sum == CRC32C { // such a service knows the digest itself as a checksum, too
+			sum, err := hex.DecodeString(d.Encoded())
+			if err != nil {
+				return err
+			}
+			options.UserMetadata = map[string]string{wholeChecksum: base64.StdEncoding.EncodeToString(sum)}
+		}
+		_, err = s.client.PutObject(ctx, s.bucket, s.wholeName(d), body, b.Size, options)
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("materialise %s: %w", d, err)
+		// There are services that keep what has come of a body that broke off.
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTime)
+		defer cancel()
+		return errors.Join(fmt.Errorf("materialise %s: %w", d, err), s.Dematerialise(clean, d))
 	}
 	return nil
 }
+
+// wholeChecksum (Amazon S3 API reference, PutObject) is written as checksumHeader is.
+const wholeChecksum = "X-Amz-Checksum-Sha256"
+
+// cleanTime is how long the deletion of an object that came to nothing may take.
+const cleanTime = 10 * time.Second
 
 // verifying fails at the end of bytes that do not have the digest.
 type verifying struct {
@@ -83,15 +101,22 @@ func (v *verifying) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Materialised reports whether a blob lies in the bucket as one object. It asks the service.
+// Materialised reports whether a blob lies in the bucket as one object, all of it. It asks the service.
 func (s *Store) Materialised(ctx context.Context, d digest.Digest) (there bool, err error) {
+	b, _, err := s.stat(ctx, d)
+	if errors.Is(err, imagestore.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
 	err = retry(ctx, func() error {
-		_, err := s.client.StatObject(ctx, s.bucket, s.wholeName(d), minio.StatObjectOptions{})
+		info, err := s.client.StatObject(ctx, s.bucket, s.wholeName(d), minio.StatObjectOptions{})
 		var res minio.ErrorResponse
 		if errors.As(err, &res) && res.StatusCode == http.StatusNotFound {
 			return nil
 		}
-		there = err == nil
+		there = err == nil && info.Size == b.Size
 		return err
 	})
 	if err != nil {
