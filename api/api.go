@@ -128,6 +128,7 @@ func (a *API) routes(mux *http.ServeMux) error {
 	a.routeContents()
 	a.routeRetention()
 	a.routeKeep()
+	a.routeAttachments()
 	a.routeSweeps()
 	a.routeFarm()
 

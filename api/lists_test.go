@@ -373,3 +373,19 @@ func TestRetentionPlan(t *testing.T) {
 		t.Errorf("%d %s", a.status, a.raw)
 	}
 }
+
+// Before the first policy nothing expires, whatever the default would let go: so the first one asks for all that it lets go.
+func TestFirstPolicy(t *testing.T) {
+	s := serve(t)
+	for range 15 {
+		v := s.Image(t, "shop/checkout")
+		v.CreatedAt = v.CreatedAt.Add(-100 * 24 * time.Hour)
+		if _, err := s.Bus.Versions.Put(t.Context(), v.Name+"@"+v.Version, v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a := s.sendJSON("PUT", "/v1/retention", api.RetentionSet{File: "keep.yaml", Policy: "rules: [{match: '**', keepLast: 10}]"})
+	if a.status != http.StatusConflict || !strings.Contains(string(a.raw), "5 of 15 versions") {
+		t.Errorf("%d %s", a.status, a.raw)
+	}
+}

@@ -129,17 +129,23 @@ func (a *API) record(ctx context.Context, ref string) (VersionRecord, error) {
 	return r, nil
 }
 
-// blobsOf lists the manifests and blobs of a version's images, each once.
+// blobsOf lists the manifests and blobs of a version's images, and of what is attached to them, each once.
 func blobsOf(v farm.Version) []digest.Digest {
 	var list []digest.Digest
 	seen := map[digest.Digest]bool{}
-	for _, i := range v.Images {
-		for _, d := range append([]digest.Digest{i.Digest}, i.Blobs...) {
+	add := func(d digest.Digest, blobs []digest.Digest) {
+		for _, d := range append([]digest.Digest{d}, blobs...) {
 			if !seen[d] {
 				seen[d] = true
 				list = append(list, d)
 			}
 		}
+	}
+	for _, i := range v.Images {
+		add(i.Digest, i.Blobs)
+	}
+	for _, a := range v.Attached {
+		add(a.Digest, a.Blobs)
 	}
 	return list
 }
@@ -171,6 +177,7 @@ func (a *API) importVersion(ctx context.Context, in *importInput) (*body[Importe
 		return nil, err
 	}
 	known := err == nil && was.Key == r.Version.Key && slices.EqualFunc(was.Images, r.Version.Images, func(x, y farm.Image) bool { return x.Digest == y.Digest })
+	known = known && !slices.ContainsFunc(r.Version.Attached, func(artifact farm.Attachment) bool { return !was.Has(artifact.Digest) })
 	if known { // nothing has to travel for what is whole
 		have, err := a.Store.Have(ctx, append(blobsOf(was), was.Lock))
 		if err != nil {
@@ -188,6 +195,10 @@ func (a *API) importVersion(ctx context.Context, in *importInput) (*body[Importe
 		return nil, err
 	}
 	v := reply.Version
+	// A version that was here already may have got a signature there.
+	if err := a.attachTo(ctx, v.Name, v.Version, slices.DeleteFunc(slices.Clone(r.Version.Attached), func(artifact farm.Attachment) bool { return v.Has(artifact.Digest) })...); err != nil {
+		return nil, err
+	}
 	out := ImportedVersion{Name: v.Name, Version: v.Version, Outcome: reply.Outcome}
 	for _, i := range v.Images {
 		out.Images = append(out.Images, showImage(i))
@@ -222,6 +233,14 @@ func (r *VersionRecord) validate() error {
 	for i, image := range v.Images {
 		if image.Name != v.Name || image.Ref != v.Name+":"+v.Version || image.Kind != farm.ImageOCI && image.Kind != farm.ImageDisk {
 			return at(fmt.Sprintf("body.version.images[%d]", i), fmt.Errorf("image %d: it is %s, a %q, and no image of %s:%s", i, image.Ref, image.Kind, v.Name, v.Version))
+		}
+	}
+	if len(v.Attached) > farm.MaxAttachments {
+		return at("body.version.attached", fmt.Errorf("attached: %d: at most %d", len(v.Attached), farm.MaxAttachments))
+	}
+	for i, artifact := range v.Attached {
+		if _, err := (farm.Version{Images: v.Images}).WithAttachment(artifact); err != nil {
+			return at(fmt.Sprintf("body.version.attached[%d]", i), err)
 		}
 	}
 	described := map[digest.Digest]bool{}
@@ -298,6 +317,15 @@ func (a *API) takeIn(ctx context.Context, r VersionRecord) error {
 	for i, image := range r.Version.Images {
 		if err := a.checkImage(ctx, r, image); err != nil {
 			return at(fmt.Sprintf("body.version.images[%d]", i), err)
+		}
+	}
+	sizes := map[digest.Digest]int64{}
+	for _, b := range r.Blobs {
+		sizes[b.Digest] = b.Size
+	}
+	for i, artifact := range r.Version.Attached {
+		if err := a.checkAttachment(ctx, artifact, sizes); err != nil {
+			return at(fmt.Sprintf("body.version.attached[%d]", i), err)
 		}
 	}
 	return nil

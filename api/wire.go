@@ -187,6 +187,16 @@ type KeepRequest struct {
 	By   string `json:"by,omitempty" maxLength:"256"`
 }
 
+// AttachRequest is the body of POST /v1/images/{ref}/attachments.
+type AttachRequest struct {
+	Type        string            `json:"type" maxLength:"255" doc:"What it is, a media type: application/vnd.example.signature"`
+	Content     []byte            `json:"content" doc:"The file, of at most 4 MiB"`
+	MediaType   string            `json:"mediaType,omitempty" maxLength:"255" doc:"Of the file; type when empty"`
+	Title       string            `json:"title,omitempty" maxLength:"255" doc:"Name of the file, for those who fetch it"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+	By          string            `json:"by,omitempty" maxLength:"256"`
+}
+
 // KeptVersion is a version with what keeps it, or lets it go.
 type KeptVersion struct {
 	Name    string      `json:"name"`

@@ -25,6 +25,7 @@ const (
 	Rollback      Subject = "rollback"       // RollbackRequest → farm.Channel
 	Keep          Subject = "keep"           // KeepRequest → KeepReply; idempotent
 	StartSweep    Subject = "sweep.start"    // SweepRequest → farm.Sweep: a new one, or the one that runs
+	Attach        Subject = "attach"         // AttachRequest → AttachReply; idempotent
 	SetPolicy     Subject = "policy.set"     // SetPolicyRequest → farm.RetentionPolicy
 	WorkerGone    Subject = "worker.gone"    // WorkerGoneRequest → Empty; idempotent
 )
@@ -212,6 +213,21 @@ type KeepResult struct {
 	Error   string       `json:"error,omitempty"`
 }
 
+// AttachRequest attaches an artifact that the store has to a version, or detaches one.
+type AttachRequest struct {
+	Schema     int             `json:"schema"`
+	Name       string          `json:"name"`
+	Version    string          `json:"version"`
+	Attachment farm.Attachment `json:"attachment,omitzero"`
+	Detach     digest.Digest   `json:"detach,omitempty"` // the artifact to take away; else Attachment is added
+}
+
+// AttachReply has the version as it is then.
+type AttachReply struct {
+	Schema  int          `json:"schema"`
+	Version farm.Version `json:"version"`
+}
+
 // SweepRequest asks for a sweep of the store.
 type SweepRequest struct {
 	Schema int            `json:"schema"`
@@ -293,5 +309,7 @@ func (m *CancelShard) schema() *int       { return &m.Schema }
 func (m *Offer) schema() *int             { return &m.Schema }
 func (m *hint) schema() *int              { return &m.Schema }
 func (m *SweepRequest) schema() *int      { return &m.Schema }
+func (m *AttachRequest) schema() *int     { return &m.Schema }
+func (m *AttachReply) schema() *int       { return &m.Schema }
 func (m *RestoreRequest) schema() *int    { return &m.Schema }
 func (m *RestoreReply) schema() *int      { return &m.Schema }

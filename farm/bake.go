@@ -171,8 +171,9 @@ type Version struct {
 	Registries []string      `json:"registries,omitempty"` // templates of the recipe's publish.registries
 	Contents   *Contents     `json:"contents,omitempty"`   // nil in records of older releases: the Lock tells
 	CreatedAt  time.Time     `json:"createdAt"`
-	Pins       []Pin         `json:"pins,omitempty"`  // what keeps it by hand
-	Trash      *Trash        `json:"trash,omitempty"` // nil: it is there
+	Pins       []Pin         `json:"pins,omitempty"`     // what keeps it by hand
+	Trash      *Trash        `json:"trash,omitempty"`    // nil: it is there
+	Attached   []Attachment  `json:"attached,omitempty"` // artifacts about its images, in the order of their coming
 }
 
 // VersionOf derives the version from the bake key: the first 16 hex digits (64 bits).

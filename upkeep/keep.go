@@ -159,7 +159,8 @@ func (u *Upkeep) changeVersion(ctx context.Context, name, version string, change
 
 // same compares what this package changes.
 func same(a, b farm.Version) bool {
-	return slices.Equal(a.Pins, b.Pins) && (a.Trash == b.Trash || a.Trash != nil && b.Trash != nil && *a.Trash == *b.Trash)
+	attached := slices.EqualFunc(a.Attached, b.Attached, func(a, b farm.Attachment) bool { return a.Digest == b.Digest })
+	return attached && slices.Equal(a.Pins, b.Pins) && (a.Trash == b.Trash || a.Trash != nil && b.Trash != nil && *a.Trash == *b.Trash)
 }
 
 // inUse is a look at what holds versions: deployments, bakes and children as they are now, channels at each question.

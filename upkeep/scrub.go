@@ -93,6 +93,15 @@ func (u *Upkeep) hurt(ctx context.Context, found collect.Scrubbed) ([]string, er
 				versions[v.Name+":"+v.Version] = true
 			}
 		}
+		for _, a := range v.Attached {
+			whole, err := looked.image(ctx, farm.Image{Digest: a.Digest, Blobs: a.Blobs})
+			if err != nil {
+				return err
+			}
+			if !whole {
+				versions[v.Name+":"+v.Version] = true
+			}
+		}
 		return nil
 	})
 	return append([]string{}, slices.Sorted(maps.Keys(versions))...), err

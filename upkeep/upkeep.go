@@ -59,6 +59,7 @@ func (u *Upkeep) Run(ctx context.Context) error {
 	for _, serve := range []func() (func(), error){
 		func() (func(), error) { return bus.Handle(u.Bus, bus.Keep, u.keep) },
 		func() (func(), error) { return bus.Handle(u.Bus, bus.SetPolicy, u.setPolicy) },
+		func() (func(), error) { return bus.Handle(u.Bus, bus.Attach, u.attach) },
 		func() (func(), error) { return bus.Handle(u.Bus, bus.StartSweep, u.startSweep) },
 	} {
 		stop, err := serve()

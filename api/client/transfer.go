@@ -27,6 +27,7 @@ import (
 //
 //	index.json ─┬─▶ index or manifest, named name:version     as pulled
 //	            ├─▶ disk artifact, named name:version-disk-…
+//	            ├─▶ what is attached to them: signatures …
 //	            └─▶ artifact of type api.VersionRecordType ──▶ record: catalog entry, Lock, recipe, pieces of each blob
 
 // downloads is how many blobs of an export are on their way at the same time.
@@ -132,6 +133,10 @@ func putRecord(b bundleWriter, r api.VersionRecord) ([]v1.Descriptor, error) {
 	if err != nil {
 		return nil, err
 	}
+	var referrers []v1.Descriptor
+	for _, a := range r.Version.Attached {
+		referrers = append(referrers, v1.Descriptor{MediaType: v1.MediaTypeImageManifest, Digest: a.Digest, Size: a.Size, ArtifactType: a.Type, Annotations: a.Annotations})
+	}
 	config, err := put(v1.MediaTypeEmptyJSON, v1.DescriptorEmptyJSON.Data)
 	if err != nil {
 		return nil, err
@@ -170,7 +175,7 @@ func putRecord(b bundleWriter, r api.VersionRecord) ([]v1.Descriptor, error) {
 	entry.ArtifactType = api.VersionRecordType
 	// One record a version: the name is what a later export of the same version replaces it by.
 	entry.Annotations = map[string]string{refName: ref + "-record"}
-	return append(entries, entry), err
+	return append(append(entries, referrers...), entry), err
 }
 
 // ImportOptions say what of a layout is imported.

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"bakefarm/api/usage"
+	"bakefarm/farm"
 	"bakefarm/imagestore"
 	"bakefarm/imagestore/catalog"
 
@@ -261,15 +262,31 @@ func isDigits(s string) bool {
 	return !strings.ContainsFunc(s, func(c rune) bool { return c < '0' || c > '9' })
 }
 
-// referrers answers that nothing refers to the manifest. (Attestations come with a later release.)
+// referrers lists the artifacts that are about a manifest, all or those of one type. There are so few that one page has them.
 func (g *Registry) referrers(w http.ResponseWriter, r *http.Request, repo, ref string) error {
-	if _, err := imagestore.ParseDigest(digest.Digest(ref)); err != nil {
+	subject := digest.Digest(ref)
+	if _, err := imagestore.ParseDigest(subject); err != nil {
 		return refuse(http.StatusBadRequest, codeDigestInvalid, "%s", err)
 	}
 	if _, err := g.known(r.Context(), repo); err != nil {
 		return err
 	}
-	return writeJSON(w, v1.MediaTypeImageIndex, v1.Index{
-		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageIndex, Manifests: []v1.Descriptor{},
-	})
+	attached, err := fresh(r.Context(), g, func() ([]farm.Attachment, error) { return g.Catalog.Referrers(r.Context(), repo, subject) },
+		func(list []farm.Attachment, err error) bool { return err == nil && len(list) == 0 })
+	if err != nil {
+		return err
+	}
+	index := v1.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageIndex, Manifests: []v1.Descriptor{}}
+	only := r.URL.Query().Get("artifactType")
+	if only != "" {
+		w.Header().Set("OCI-Filters-Applied", "artifactType")
+	}
+	for _, a := range attached {
+		if only == "" || only == a.Type {
+			index.Manifests = append(index.Manifests, v1.Descriptor{
+				MediaType: v1.MediaTypeImageManifest, Digest: a.Digest, Size: a.Size, ArtifactType: a.Type, Annotations: a.Annotations,
+			})
+		}
+	}
+	return writeJSON(w, v1.MediaTypeImageIndex, index)
 }

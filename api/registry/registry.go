@@ -6,7 +6,7 @@
 //	/v2/<name>/tags/list                        versions, channels and tags
 //	/v2/<name>/manifests/<version | channel | tag | digest>
 //	/v2/<name>/blobs/<digest>                   also in ranges
-//	/v2/<name>/referrers/<digest>               none yet
+//	/v2/<name>/referrers/<digest>               what is attached to an image: signatures, attestations
 //
 // What the catalog knows can be pulled by version or digest even while the bus is away. Channels and tags can't: they are
 // read from the bus each time, so that a promotion counts at once.
@@ -49,6 +49,8 @@ type Catalog interface {
 	Resolve(ctx context.Context, repo, reference string) (catalog.ImageRow, error)
 	// RepoHasBlob reports whether an image of the repository has, or is, the blob.
 	RepoHasBlob(ctx context.Context, repo string, d digest.Digest) (bool, error)
+	// Referrers lists the artifacts of a repository that are about a manifest.
+	Referrers(ctx context.Context, repo string, subject digest.Digest) ([]farm.Attachment, error)
 	// Tags lists the versions of a repository, sorted.
 	Tags(ctx context.Context, repo string) ([]string, error)
 	// Repos lists the repositories, sorted.

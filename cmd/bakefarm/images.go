@@ -22,6 +22,7 @@ func newImages(cli *cli) *cobra.Command {
 	cmd := &cobra.Command{Use: "images", Short: "List, show and pull images"}
 	cmd.AddCommand(newImagesLs(cli), newImagesCount(cli), newImagesShow(cli), newImagesPull(cli))
 	cmd.AddCommand(newKeep(cli)...)
+	cmd.AddCommand(newAttach(cli)...)
 	cmd.AddCommand(newContents(cli)...)
 	return cmd
 }

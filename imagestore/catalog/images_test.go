@@ -85,6 +85,31 @@ func (s *shelf) put(name, v string, age time.Duration, lock *recipe.Lock, told b
 	return record
 }
 
+// TestReferrers: what is attached to a version's image is known by its subject, and its repository gives it out.
+func TestReferrers(t *testing.T) {
+	s := newShelf()
+	c, _ := s.open(t, "")
+	v := s.put("n", "v1", 0, debian("bookworm", nil, "a=1"), true)
+	s.put("m", "v1", 0, debian("bookworm", nil, "a=1"), true)
+	a := farm.Attachment{Subject: v.Images[0].Digest, Digest: digest.FromString("signature"), Type: "a/b", Size: 1, Blobs: []digest.Digest{digest.FromString("blob")}}
+	v.Attached = []farm.Attachment{a}
+	s.versions.Set("n@v1", v)
+	if err := c.CatchUpImages(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for repo, n := range map[string]int{"n": 1, "m": 0, "nobody": 0} {
+		list, err := c.Referrers(t.Context(), repo, a.Subject)
+		if err != nil || len(list) != n || n > 0 && list[0].Digest != a.Digest {
+			t.Errorf("%s: %+v, %v", repo, list, err)
+		}
+		for _, d := range []digest.Digest{a.Digest, a.Blobs[0]} {
+			if has, err := c.RepoHasBlob(t.Context(), repo, d); err != nil || has != (n > 0) {
+				t.Errorf("%s has %s: %v, %v", repo, d, has, err)
+			}
+		}
+	}
+}
+
 // refs lists the references of the images that a filter finds, after catching up.
 func refs(t *testing.T, c *catalog.Catalog, f catalog.Filter) []string {
 	t.Helper()

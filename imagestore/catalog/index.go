@@ -58,9 +58,10 @@ type version struct {
 	labels    map[string]string
 	pins      []farm.Pin
 	trash     *farm.Trash // nil: it is there
-	images    []image     // in the order of farm.CompareImages
-	facts     *facts      // nil: nothing is known
-	forgotten bool        // removed from the index: lists are about to be cleared of it
+	attached  []farm.Attachment
+	images    []image // in the order of farm.CompareImages
+	facts     *facts  // nil: nothing is known
+	forgotten bool    // removed from the index: lists are about to be cleared of it
 }
 
 // image is one image of a version. It never changes, and is copied: index.images has all of them side by side, with everything in

@@ -378,6 +378,25 @@ func (c *Catalog) RepoHasBlob(ctx context.Context, repo string, d digest.Digest)
 	return has, nil
 }
 
+// Referrers lists the artifacts of a repository that are about a manifest, as the farm got them.
+func (c *Catalog) Referrers(_ context.Context, repo string, subject digest.Digest) ([]farm.Attachment, error) {
+	c.index.mu.RLock()
+	defer c.index.mu.RUnlock()
+	var list []farm.Attachment
+	if r := c.index.repos[repo]; r != nil {
+		seen := map[digest.Digest]bool{}
+		for _, v := range r.versions {
+			for _, a := range v.attached {
+				if a.Subject == subject && !seen[a.Digest] {
+					seen[a.Digest] = true
+					list = append(list, a)
+				}
+			}
+		}
+	}
+	return list, nil
+}
+
 // Tags lists the versions of a repository, sorted by their text.
 func (c *Catalog) Tags(_ context.Context, repo string) ([]string, error) {
 	c.index.mu.RLock()

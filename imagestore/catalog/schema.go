@@ -13,7 +13,7 @@ import (
 )
 
 // schemaVersion is raised with every change of schema, or of what is projected into it. Files of another are made anew.
-const schemaVersion = 5
+const schemaVersion = 6
 
 // Digests are blobs of 32 bytes. entries has no index by pack: see sweep. Numbers of packs and of package sets are never
 // used again.

@@ -319,6 +319,13 @@ func (w *versionWriter) describe(ctx context.Context, ch *versionChange, load lo
 		images = append(images, img)
 	}
 	slices.SortStableFunc(images, farm.CompareImages)
+	for _, a := range v.Attached {
+		for _, d := range append([]digest.Digest{a.Digest}, a.Blobs...) {
+			if sum, err := imagestore.ParseDigest(d); err == nil {
+				blobs = append(blobs, sum)
+			}
+		}
+	}
 	v.Images = images
 	row := versionRow{Version: v, Sets: make([][]uint32, len(images))}
 	for n, img := range images {
@@ -409,7 +416,7 @@ func (x *index) newVersion(num int64, key string, r *repo, row versionRow) (*ver
 	f := row.Version
 	v := &version{
 		num: num, key: key, repo: r, name: r.name, version: f.Version, created: nanos(f.CreatedAt), sequence: f.Sequence,
-		bake: f.Bake, bakeKey: f.Key, lock: f.Lock, pins: f.Pins, trash: f.Trash,
+		bake: f.Bake, bakeKey: f.Key, lock: f.Lock, pins: f.Pins, trash: f.Trash, attached: f.Attached,
 	}
 	if f.Lock == f.Key {
 		v.lock = v.bakeKey
