@@ -106,8 +106,8 @@ func (a *API) takeChunks(ctx context.Context, in *chunksInput) (err error) {
 			err = cerr
 		}
 	}()
-	reader := bufio.NewReaderSize(body, 256<<10)
-	chunk := make([]byte, most)
+	reader := bufio.NewReaderSize(body, 64<<10)
+	var chunk []byte // as large as the largest so far
 	w, held := a.Store.Begin(), 0
 	var sums []imagestore.Sum
 	commit := func() {
@@ -124,7 +124,7 @@ func (a *API) takeChunks(ctx context.Context, in *chunksInput) (err error) {
 	}
 	for n := 0; ; n++ {
 		in.patience(chunkPatience)
-		sum, size, err := readFrame(reader, chunk)
+		sum, size, err := readFrame(reader, &chunk, most)
 		in.patience(0)
 		if errors.Is(err, io.EOF) {
 			commit()
@@ -144,18 +144,21 @@ func (a *API) takeChunks(ctx context.Context, in *chunksInput) (err error) {
 	}
 }
 
-// readFrame reads one chunk into buf and verifies that it has the sum; io.EOF when there is none.
-func readFrame(r io.Reader, buf []byte) (sum imagestore.Sum, size int, err error) {
+// readFrame reads one chunk of at most so many bytes into buf, which it makes larger when need be, and verifies that it has the sum; io.EOF when there is none.
+func readFrame(r io.Reader, buf *[]byte, most int) (sum imagestore.Sum, size int, err error) {
 	var head [frameHead]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
 		return sum, 0, err
 	}
 	sum = imagestore.Sum(head[:32])
 	length := binary.BigEndian.Uint32(head[32:])
-	if length == 0 || length > uint32(len(buf)) {
-		return sum, 0, badFrame(fmt.Sprintf("%d bytes: a chunk has 1 to %d", length, len(buf)))
+	if length == 0 || length > uint32(most) {
+		return sum, 0, badFrame(fmt.Sprintf("%d bytes: a chunk has 1 to %d", length, most))
 	}
-	chunk := buf[:length]
+	if int(length) > cap(*buf) {
+		*buf = make([]byte, length)
+	}
+	chunk := (*buf)[:length]
 	if _, err := io.ReadFull(r, chunk); err != nil {
 		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF

@@ -12,10 +12,10 @@ func FuzzFrames(f *testing.F) {
 	f.Add(append(append(sum[:], 0, 0, 0, 5), "chunk"...))
 	f.Add(append(sum[:], 255, 255, 255, 255))
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		buf := make([]byte, 1<<10)
+		buf := make([]byte, 16)
 		for r := bytes.NewReader(raw); ; {
 			at := len(raw) - r.Len()
-			sum, n, err := readFrame(r, buf)
+			sum, n, err := readFrame(r, &buf, 1<<10)
 			if err != nil {
 				return
 			}

@@ -42,12 +42,14 @@ func (b *Bus) EventsSoFar(ctx context.Context, bakeID string, after uint64, fn f
 }
 
 func (b *Bus) readEvents(ctx context.Context, bakeID string, r reading, fn func(seq uint64, e farm.Event) error) error {
-	info, err := b.streamInfo(ctx, b.events.name)
-	if err != nil {
-		return fmt.Errorf("events: %w", err)
-	}
-	if r.after > info.State.LastSeq {
-		r.after = 0
+	if r.after > 0 {
+		info, err := b.streamInfo(ctx, b.events.name)
+		if err != nil {
+			return fmt.Errorf("events: %w", err)
+		}
+		if r.after > info.State.LastSeq {
+			r.after = 0
+		}
 	}
 	r.filters = []string{escapeKey(bakeID)}
 	return b.replay(ctx, b.events, r, func(m delivery) error {

@@ -41,7 +41,10 @@ const replayBatch = 256
 func (b *Bus) replay(ctx context.Context, s stream, r reading, fn func(delivery) error) error {
 	for attempt := 0; ; attempt++ {
 		before := r.after
-		err := b.replayOnce(ctx, s, &r, fn)
+		err := b.gather(ctx, s, &r, fn)
+		if errors.Is(err, errNoGather) {
+			err = b.replayOnce(ctx, s, &r, fn)
+		}
 		var stopped callerError
 		switch {
 		case err == nil:
@@ -174,16 +177,27 @@ func marker(h nats.Header) bool {
 // infoTimeout is how long one question about a stream waits: while there is no leader it is never answered.
 const infoTimeout = time.Second
 
-// streamInfo asks the stream's leader, again while there is none.
+// streamInfo asks the stream's leader, again while there is none, until ctx ends: those who follow a stream begin with it, and must
+// not end because NATS holds an election.
 func (b *Bus) streamInfo(ctx context.Context, name string) (*jetstream.StreamInfo, error) {
-	for begun := time.Now(); ; {
+	for attempt := 0; ; attempt++ {
 		once, cancel := context.WithTimeout(ctx, infoTimeout)
 		s, err := b.js.Stream(once, name)
 		cancel()
 		if err == nil {
 			return s.CachedInfo(), nil
 		}
-		if ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) || time.Since(begun) > insistFor {
+		if ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) && !unheard(err) {
+			return nil, err
+		}
+		if attempt > 3 {
+			b.log.Warn("a stream has no leader, asking again", "stream", name, "err", err)
+		}
+		select {
+		case <-time.After(backoff(attempt, 20*time.Millisecond, 2*time.Second)):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-b.closed:
 			return nil, err
 		}
 	}

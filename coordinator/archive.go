@@ -107,15 +107,25 @@ func (c *Coordinator) readEvents(ctx context.Context, b farm.Bake) ([]byte, erro
 		return err
 	}
 	last := farm.Event{Schema: farm.Schema, Type: farm.EventBake, Bake: b.ID, At: b.DoneAt, State: b.State, Error: b.Error}
-	patient, cancel := context.WithTimeout(ctx, min(archivePatience, c.Lease))
-	defer cancel()
-	err := c.Bus.Events(patient, b.ID, 0, func(_ uint64, e farm.Event) error {
-		if e.Type == farm.EventBake && e.State.Finished() {
+	var after uint64
+	told := false
+	look := func(seq uint64, e farm.Event) error {
+		after = seq
+		if told = e.Type == farm.EventBake && e.State.Finished(); told {
 			last = e
 			return bus.ErrStop
 		}
 		return add(e)
-	})
+	}
+	if err := c.Bus.EventsSoFar(ctx, b.ID, 0, look); err != nil {
+		return nil, err
+	}
+	if told {
+		return append(out.Bytes(), mustLine(last)...), nil
+	}
+	patient, cancel := context.WithTimeout(ctx, min(archivePatience, c.Lease))
+	defer cancel()
+	err := c.Bus.Events(patient, b.ID, after, look)
 	if patient.Err() != nil && ctx.Err() == nil {
 		err = c.Bus.PublishEvent(ctx, last)
 	}

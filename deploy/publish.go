@@ -57,11 +57,23 @@ func (p *publisher) run(ctx context.Context, first func(context.Context) error) 
 		defer p.mu.Unlock()
 		p.ctx = nil // nothing starts from here on
 	}()
-	if err := first(ctx); err != nil {
-		return err
-	}
-	if err := p.takeUp(ctx, 0); err != nil {
-		return err
+	for wait := time.Second; ; wait = min(2*wait, MaxBackoff) {
+		err := first(ctx)
+		if err == nil {
+			err = p.takeUp(ctx, 0)
+		}
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		p.Log.Warn("what channels and publications owe was not looked through; trying again", "in", wait, "error", err)
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 	sweep := time.NewTicker(MaxBackoff)
 	defer sweep.Stop()

@@ -1,0 +1,90 @@
+package bus
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"strconv"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+)
+
+// gatherMost is how many messages are gathered before a consumer does better.
+const gatherMost = 4 * replayBatch
+
+// errNoGather says that a stream can't be gathered from here, or not to the end: a consumer goes on.
+var errNoGather = errors.New("no direct gets")
+
+// gather reads what a stream has by direct gets in batches (NATS ADR-31): for the few messages of a bake, or the records of a name,
+// that costs the servers a fraction of what a consumer does, which has to be made and removed. What it has handed to fn is in
+// r.after; errNoGather: the rest is for a consumer.
+func (b *Bus) gather(ctx context.Context, s stream, r *reading, fn func(delivery) error) error {
+	if !r.once || len(r.filters) != 1 {
+		return errNoGather
+	}
+	inbox := b.nc.NewRespInbox()
+	answers, err := b.nc.SubscribeSync(inbox)
+	if err != nil {
+		return errNoGather
+	}
+	defer answers.Unsubscribe()
+	for gathered := 0; gathered < gatherMost; {
+		n, more, err := b.gatherBatch(ctx, s, answers, inbox, r, fn)
+		if err != nil || !more {
+			return err
+		}
+		gathered += n
+	}
+	return errNoGather
+}
+
+// gatherBatch asks once. more: there was more than fits into a batch.
+func (b *Bus) gatherBatch(ctx context.Context, s stream, answers *nats.Subscription, inbox string, r *reading, fn func(delivery) error) (n int, more bool, err error) {
+	ask, err := json.Marshal(struct {
+		Seq   uint64 `json:"seq"`
+		Next  string `json:"next_by_subj"`
+		Batch int    `json:"batch"`
+	}{r.after + 1, s.prefix + r.filters[0], replayBatch})
+	if err != nil {
+		return 0, false, err
+	}
+	if err := b.nc.PublishRequest("$JS.API.DIRECT.GET."+s.name, inbox, ask); err != nil {
+		return 0, false, errNoGather
+	}
+	patient, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	before := uint64(0)
+	for ; ; n++ {
+		m, err := answers.NextMsgWithContext(patient)
+		if err != nil {
+			if ctx.Err() != nil {
+				return n, false, context.Cause(ctx)
+			}
+			return n, false, errNoGather
+		}
+		switch m.Header.Get("Status") {
+		case "":
+		case "404": // nothing is there
+			return n, false, nil
+		case "204": // the end of the batch
+			left := m.Header.Get("Nats-Num-Pending")
+			if last, err := strconv.ParseUint(m.Header.Get("Nats-Last-Sequence"), 10, 64); err != nil || last != before {
+				return n, false, errNoGather // something was lost
+			}
+			return n, left != "" && left != "0", nil
+		default: // nobody answers, or not this
+			return n, false, errNoGather
+		}
+		seq, err := strconv.ParseUint(m.Header.Get("Nats-Sequence"), 10, 64)
+		last, lastErr := strconv.ParseUint(m.Header.Get("Nats-Last-Sequence"), 10, 64)
+		if err != nil || lastErr != nil || last != before || seq <= r.after {
+			return n, false, errNoGather
+		}
+		err = fn(delivery{seq: seq, subject: strings.TrimPrefix(m.Header.Get("Nats-Subject"), s.prefix), data: m.Data, deleted: marker(m.Header)})
+		if err != nil {
+			return n, false, callerError{err}
+		}
+		before, r.after = seq, seq
+	}
+}
