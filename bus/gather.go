@@ -17,10 +17,11 @@ const gatherMost = 4 * replayBatch
 var errNoGather = errors.New("no direct gets")
 
 // gather reads what a stream has by direct gets in batches (NATS ADR-31): for the few messages of a bake, or the records of a name,
-// that costs the servers a fraction of what a consumer does, which has to be made and removed. What it has handed to fn is in
-// r.after; errNoGather: the rest is for a consumer.
+// that costs the servers a fraction of what a consumer does, which has to be made and removed, and which looks at every subject
+// there is when it has several filters. One filter's messages come after another's. errNoGather: what follows r.after is for a
+// consumer, which may bring some of several filters again.
 func (b *Bus) gather(ctx context.Context, s stream, r *reading, fn func(delivery) error) error {
-	if !r.once || len(r.filters) != 1 {
+	if !r.once {
 		return errNoGather
 	}
 	inbox := b.nc.NewRespInbox()
@@ -29,23 +30,33 @@ func (b *Bus) gather(ctx context.Context, s stream, r *reading, fn func(delivery
 		return errNoGather
 	}
 	defer answers.Unsubscribe()
-	for gathered := 0; gathered < gatherMost; {
-		n, more, err := b.gatherBatch(ctx, s, answers, inbox, r, fn)
-		if err != nil || !more {
-			return err
+	begin := r.after
+	for _, filter := range r.filters {
+		r.after = begin
+		for gathered, more := 0, true; more; {
+			var n int
+			if n, more, err = b.gatherBatch(ctx, s, answers, inbox, filter, r, fn); err != nil || more && gathered+n >= gatherMost {
+				if len(r.filters) > 1 {
+					r.after = begin
+				}
+				if err == nil {
+					err = errNoGather
+				}
+				return err
+			}
+			gathered += n
 		}
-		gathered += n
 	}
-	return errNoGather
+	return nil
 }
 
 // gatherBatch asks once. more: there was more than fits into a batch.
-func (b *Bus) gatherBatch(ctx context.Context, s stream, answers *nats.Subscription, inbox string, r *reading, fn func(delivery) error) (n int, more bool, err error) {
+func (b *Bus) gatherBatch(ctx context.Context, s stream, answers *nats.Subscription, inbox, filter string, r *reading, fn func(delivery) error) (n int, more bool, err error) {
 	ask, err := json.Marshal(struct {
 		Seq   uint64 `json:"seq"`
 		Next  string `json:"next_by_subj"`
 		Batch int    `json:"batch"`
-	}{r.after + 1, s.prefix + r.filters[0], replayBatch})
+	}{r.after + 1, s.prefix + filter, replayBatch})
 	if err != nil {
 		return 0, false, err
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -24,6 +25,9 @@ import (
 	"bakefarm/api/client"
 	"bakefarm/farm"
 	"bakefarm/recipe"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 var farmScale = flag.Int("farm-scale", 0, "measure what the farm itself costs, with so many bakes queued, for some minutes")
@@ -74,6 +78,8 @@ func queue(t *testing.T, n int) {
 	natsAt, s3At := freeAddress(t), freeAddress(t)
 	f := startFarm(t, append([]string{"--workers", "0", "--nats-listen", natsAt, "--s3-listen", s3At, "--max-bakes", strconv.Itoa(n + 10)}, strings.Fields(os.Getenv("FARM_SCALE_FLAGS"))...)...)
 	defer f.stop()
+	streams := listen(t, natsAt)
+	written := streams()
 	before, cpu := resident(t, f.child.Process.Pid), processorTime(t, f.child.Process.Pid)
 	begun := time.Now()
 	ids := postMany(t, f, n)
@@ -87,6 +93,7 @@ func queue(t *testing.T, n int) {
 		}
 	}
 	time.Sleep(3 * time.Second)
+	tell("written to accept", "%s", written.since(streams(), float64(n)))
 	tell("memory", "%.1f KiB resident for each queued bake (%d MiB before, %d MiB with %d)", float64(resident(t, f.child.Process.Pid)-before)/1024/float64(n),
 		before>>20, resident(t, f.child.Process.Pid)>>20, n)
 	var asked []time.Duration
@@ -112,15 +119,64 @@ func queue(t *testing.T, n int) {
 			}
 			return all
 		}
+		written = streams()
 		done, used, begun := f.metric(t, `bakefarm_bakes{state="done"}`), cpu(), time.Now()
 		time.Sleep(drainFor)
 		baked, took := f.metric(t, `bakefarm_bakes{state="done"}`)-done, time.Since(begun)
 		tell(fmt.Sprintf("drained, workers: %d", many), "%.0f bakes/s, %.0f shards/s, %.1f ms of processor time a bake (aim 100 and 300)",
 			baked/took.Seconds(), 3*baked/took.Seconds(), 1000*(cpu()-used).Seconds()/max(baked, 1))
+		if many == 4 {
+			tell("written to drain", "%s", written.since(streams(), baked))
+		}
 	}
 	for _, w := range workers {
 		_ = w.Process.Kill()
 		_ = w.Wait()
+	}
+}
+
+// written is how many messages each stream has ever taken, and what all of them hold now, in bytes.
+type written struct {
+	messages map[string]uint64
+	bytes    uint64
+}
+
+// since says what was written after w for each of so many bakes. Buckets keep the latest message of a key, so that the bytes are
+// what stays.
+func (w written) since(now written, bakes float64) string {
+	var all uint64
+	var parts []string
+	for _, stream := range slices.Sorted(maps.Keys(now.messages)) {
+		n := now.messages[stream] - w.messages[stream]
+		if all += n; float64(n) >= bakes/10 {
+			parts = append(parts, fmt.Sprintf("%s %.1f", strings.TrimPrefix(strings.TrimPrefix(stream, "KV_"), "bakefarm_"), float64(n)/bakes))
+		}
+	}
+	return fmt.Sprintf("%.1f messages a bake (%s), %.1f KiB stay", float64(all)/bakes, strings.Join(parts, ", "), (float64(now.bytes)-float64(w.bytes))/1024/bakes)
+}
+
+// listen returns what asks the NATS server for what was written. One object a pack is put into S3: a message of packs is a PUT.
+func listen(t *testing.T, natsAt string) func() written {
+	nc, err := nats.Connect("nats://" + natsAt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() written {
+		w := written{messages: map[string]uint64{}}
+		all := js.ListStreams(t.Context())
+		for s := range all.Info() {
+			w.messages[s.Config.Name] = s.State.LastSeq
+			w.bytes += s.State.Bytes
+		}
+		if err := all.Err(); err != nil {
+			t.Fatal(err)
+		}
+		return w
 	}
 }
 
