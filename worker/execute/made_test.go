@@ -23,6 +23,7 @@ func TestMade(t *testing.T) {
 	t.Cleanup(func() { c.Close() })
 	j := &job{Env: &Env{Store: workertest.NewStore(t), Cache: c, Turns: NewTurns(0), Records: NewRecords()}, say: t.Logf}
 	l := &layer{job: j, w: j.Store.Begin(), own: map[digest.Digest][]byte{}}
+	l.members = append(l.members, compose.Member{TarDigest: digest.FromBytes(nil)}) // a head with nothing in it
 	for _, name := range []string{"first", "second"} {
 		m, err := j.newMember(l.w).cut(t.Context(), func(w io.Writer) error {
 			e := compose.Entry{Type: '0', Path: name, Mode: 0o644, Size: 100_000}
@@ -55,13 +56,13 @@ func TestMade(t *testing.T) {
 	if err := read(); err != nil {
 		t.Error(err)
 	}
-	gone := l.members[0].TarDigest
+	gone := l.members[1].TarDigest
 	c.Drop(gone)
 	if err := read(); err != nil {
 		t.Errorf("without the tar of a member: %v", err)
 	}
 	w := c.Create()
-	if _, err := w.Write(make([]byte, l.members[0].TarSize)); err != nil {
+	if _, err := w.Write(make([]byte, l.members[1].TarSize)); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.Commit(gone); err != nil {

@@ -84,6 +84,9 @@ func (j *job) openMember(ctx context.Context, m compose.Member) (io.ReadCloser, 
 	if rc := j.openTar(m); rc != nil {
 		return rc, nil
 	}
+	if len(m.Pieces) == 0 { // a head without anything in it
+		return io.NopCloser(bytes.NewReader(nil)), nil
+	}
 	pieces := &pieceReader{job: j, ctx: ctx, pieces: m.Pieces}
 	z, err := gzip.NewReader(bufio.NewReader(pieces))
 	if err != nil {
