@@ -7,7 +7,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: s3-servers help demo test race check bench build image chaos fuzz clean lint deps
+.PHONY: boot s3-servers help demo test race check bench build image chaos fuzz clean lint deps
 
 help: ## list the tasks
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ image: build ## bakefarm's own image, baked by bakefarm: an OCI layout in bin/im
 
 chaos: build ## many bakes on a farm whose parts are killed, paused and cut off; SEED repeats a run
 	$(GO) test -tags $(TAGS) -timeout 30m -count 1 -v ./tests/chaos -chaos 5m -seed $(or $(SEED),0)
+
+boot: build ## disks of all kinds, started for real: by UEFI, BIOS, -kernel, as microVM, on arm64 (many minutes under emulation)
+	$(GO) test -tags $(TAGS) -timeout 60m -count 1 -v ./tests/boot -boot
 
 s3-servers: ## the store's tests and the end-to-end scripts against two real S3 servers (builds them: slow)
 	@tests/s3-servers.sh

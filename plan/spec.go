@@ -21,7 +21,7 @@ var Formats = map[farm.Kind]int{
 	farm.KindConfigure: 3,
 	farm.KindImage:     2,
 	farm.KindIndex:     1,
-	farm.KindRoot:      3,
+	farm.KindRoot:      4,
 	farm.KindDisk:      4,
 	farm.KindRun:       1,
 	farm.KindBoot:      1,

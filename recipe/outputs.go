@@ -34,6 +34,8 @@ func readOutputs(v strict.Value, os OS) []Output {
 			switch {
 			case d.Initrd == InitrdDistribution && os.Debian != nil && os.Debian.Scripts == "skip":
 				disk.Refuse("has initrd: distribution, which the packages' maintainer scripts make; write scripts: run")
+			case d.Initrd == InitrdDistribution && d.Filesystem == FilesystemEROFS:
+				disk.Refuse("has initrd: distribution, which lays nothing over a root of erofs to write to; leave initrd out, or take ext4")
 			case os.Scratch:
 				disk.Refuse("has no kernel over scratch; write os: {debian: {suite: bookworm}}")
 			case slices.ContainsFunc(outputs, func(o Output) bool { return o.Disk != nil && o.Disk.Platform == d.Platform }):
@@ -90,7 +92,7 @@ func readDisk(v strict.Value) *DiskOutput {
 		}
 	}
 	choose("boot", &d.Boot, BootUEFI, BootHybrid, BootDirect)
-	choose("filesystem", &d.Filesystem, "ext4")
+	choose("filesystem", &d.Filesystem, FilesystemExt4, FilesystemEROFS)
 	own, always := "bakefarm", "always"
 	choose("initrd", &own, own, InitrdDistribution)
 	choose("restart", &always, always, RestartOnFailure, RestartNever)

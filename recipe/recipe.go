@@ -84,7 +84,7 @@ type DiskOutput struct {
 	Platform   string `json:"platform"`
 	Size       int64  `json:"size"`       // in bytes, whole MiB
 	Boot       string `json:"boot"`       // BootUEFI, BootHybrid or BootDirect
-	Filesystem string `json:"filesystem"` // of the root: "ext4"
+	Filesystem string `json:"filesystem"` // of the root: FilesystemExt4 or FilesystemEROFS
 	Cmdline    string `json:"cmdline,omitempty"`
 	// SecureBoot is the fingerprint of the certificate whose key signs what firmware starts: SHA-256, 64 hexadecimal digits. Empty:
 	// nothing is signed.
@@ -94,6 +94,12 @@ type DiskOutput struct {
 	// Restart says when the program is started again after it has ended: RestartOnFailure, RestartNever, or empty: always.
 	Restart string `json:"restart,omitempty"`
 }
+
+// Filesystems of roots.
+const (
+	FilesystemExt4  = "ext4"
+	FilesystemEROFS = "erofs" // nobody writes to it: what is written goes to memory, over it
+)
 
 // What RAM disks there are beside bakefarm's own, and when a disk's program is started again.
 const (

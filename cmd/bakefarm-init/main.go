@@ -57,6 +57,12 @@ func boot(started time.Time) error {
 	if err != nil {
 		return err
 	}
+	if options["rootfstype"] == "erofs" {
+		if err := mountReadOnly(part); err != nil {
+			return err
+		}
+		return start(part, options, started)
+	}
 	if err := grow(part); err != nil {
 		say("the partition keeps its size: " + err.Error())
 	}
@@ -72,6 +78,37 @@ func boot(started time.Time) error {
 			say("the root filesystem keeps its size: " + err.Error())
 		}
 	}
+	return start(part, options, started)
+}
+
+// mountReadOnly mounts a root that nobody writes to, and over it a place in memory for what is written.
+func mountReadOnly(part *partition) error {
+	const lower, upper = "/lower", "/upper"
+	for _, dir := range []string{lower, upper} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := unix.Mount("/dev/"+part.name, lower, "erofs", unix.MS_RDONLY, ""); err != nil {
+		return errors.New("mount /dev/" + part.name + ": " + err.Error())
+	}
+	if err := unix.Mount("tmpfs", upper, "tmpfs", 0, "mode=0755"); err != nil {
+		return errors.New("mount memory to write to: " + err.Error())
+	}
+	for _, dir := range []string{"/data", "/work"} {
+		if err := os.Mkdir(upper+dir, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := unix.Mount("overlay", newRoot, "overlay", 0, "lowerdir="+lower+",upperdir="+upper+"/data,workdir="+upper+"/work"); err != nil {
+		return errors.New("mount the root: " + err.Error())
+	}
+	say("what is written is in memory, and goes with the machine's end")
+	return nil
+}
+
+// start runs the root's own init.
+func start(part *partition, options map[string]string, started time.Time) error {
 	program := options["init"]
 	if program == "" {
 		program = "/sbin/init"

@@ -45,7 +45,7 @@ func newBootFiles(stub string) *bootFiles {
 // drivers are the directories below lib/modules/VERSION/kernel whose modules may be of use before there is a root.
 var drivers = []string{
 	"arch/", "block/", "crypto/", "drivers/ata/", "drivers/block/", "drivers/hv/", "drivers/message/fusion/", "drivers/nvme/",
-	"drivers/pci/", "drivers/scsi/", "drivers/virtio/", "drivers/xen/", "fs/ext4/", "fs/jbd2/", "fs/mbcache", "lib/",
+	"drivers/pci/", "drivers/scsi/", "drivers/virtio/", "drivers/xen/", "fs/erofs/", "fs/ext4/", "fs/overlayfs/", "fs/jbd2/", "fs/mbcache", "lib/",
 }
 
 // modulePath splits the path of a file of a kernel's modules: lib/modules/VERSION/REST, below usr or not.
@@ -109,7 +109,11 @@ func (b *bootFiles) kernel(o Options) (*Kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmdline := fmt.Sprintf("root=PARTUUID=%s rw console=tty0 console=%s", gpt.GUID(o.identifier("root")), arches[o.Arch].console)
+	mode := "rw"
+	if o.ReadOnly {
+		mode = "ro rootfstype=erofs"
+	}
+	cmdline := fmt.Sprintf("root=PARTUUID=%s %s console=tty0 console=%s", gpt.GUID(o.identifier("root")), mode, arches[o.Arch].console)
 	if o.Cmdline != "" {
 		cmdline += " " + o.Cmdline
 	}
@@ -118,6 +122,14 @@ func (b *bootFiles) kernel(o Options) (*Kernel, error) {
 
 // initrdPrefix is where the OS's own initrd lies: behind it comes the kernel's version.
 const initrdPrefix = "boot/initrd.img-"
+
+// rootModules are the filesystems that the root takes.
+func rootModules(o Options) []string {
+	if o.ReadOnly {
+		return []string{"erofs", "overlay"}
+	}
+	return []string{"ext4"}
+}
 
 // ram is the initrd of a kernel.
 func (b *bootFiles) ram(version string, o Options) ([]byte, error) {
@@ -139,7 +151,7 @@ func (b *bootFiles) ram(version string, o Options) ([]byte, error) {
 			modules.Files[rest] = content.Bytes()
 		}
 	}
-	selected, err := modules.Select()
+	selected, err := modules.Select(rootModules(o)...)
 	if err != nil {
 		return nil, &BootError{fmt.Sprintf("kernel %s: %v", version, err)}
 	}

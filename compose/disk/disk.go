@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 
+	"bakefarm/compose/disk/erofs"
 	"bakefarm/compose/disk/ext4"
 	"bakefarm/compose/disk/gpt"
 
@@ -43,6 +44,8 @@ type Options struct {
 	Time    int64         // Unix seconds, of everything that has no time of its own
 	// Distribution: the initrd is the one that the OS brings (boot/initrd.img-VERSION), and not one of our own.
 	Distribution bool `json:",omitempty"`
+	// ReadOnly: the root is EROFS, and what is written to it goes to memory.
+	ReadOnly bool `json:",omitempty"`
 }
 
 // arches are what depends on the architecture.
@@ -105,7 +108,7 @@ func New(o Options, chunks *Chunks) (*Builder, error) {
 
 // filesystem are the root's options.
 func (b *Builder) filesystem() ext4.Options {
-	return ext4.Options{Size: b.Size - rootStart - rootEnd, UUID: b.identifier("filesystem"), Label: "root", Time: b.Time}
+	return ext4.Options{Size: b.Size - rootStart - rootEnd, UUID: b.identifier("filesystem"), Label: "root", Time: b.Time, DataOnly: b.ReadOnly}
 }
 
 // offset is a part of the disk.
@@ -134,7 +137,7 @@ type Kernel struct {
 
 // Finish writes everything else. An *ext4.NoRoom in the error says that the layers don't fit.
 func (b *Builder) Finish() error {
-	if err := b.root.Finish(); err != nil {
+	if err := b.finishRoot(); err != nil {
 		return advise(err)
 	}
 	if b.tail == nil {
@@ -142,6 +145,22 @@ func (b *Builder) Finish() error {
 	}
 	_, err := b.chunks.WriteAt(b.tail, b.Size-gpt.TailSize)
 	return err
+}
+
+// finishRoot writes what is no content of the root.
+func (b *Builder) finishRoot() error {
+	if !b.ReadOnly {
+		return b.root.Finish()
+	}
+	return b.writeEROFS(offset{b.chunks, rootStart}, b.root)
+}
+
+func (o Options) writeEROFS(out io.WriterAt, root *ext4.Writer) error {
+	inodes, blocks, err := root.Inodes()
+	if err != nil {
+		return err
+	}
+	return erofs.Write(out, erofs.Options{Size: o.Size - rootStart - rootEnd, UUID: o.identifier("filesystem"), Label: "root", Time: o.Time}, inodes, blocks)
 }
 
 // advise says how large a disk would do where the root has no room.

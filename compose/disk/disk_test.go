@@ -278,7 +278,7 @@ func TestDisk(t *testing.T) {
 	}
 }
 
-const golden = "2bb65c42a6832ea070773e8925cd0634ab95ca9c91de4e9acf2f3a53aadcc095"
+const golden = "a6321630eb61a6eec68723479eb9bf832710a59fc146340f74b708a256717431"
 
 // A disk whose layers are so large that the system partition shares one with the root.
 func TestLargeLayers(t *testing.T) {
@@ -432,6 +432,48 @@ func TestHybrid(t *testing.T) {
 	if !bytes.Contains(loader[:8192], []byte(kernel.Cmdline+"\x00")) {
 		t.Error("no command line")
 	}
+}
+
+// A root that nobody writes to; who goes on from its system makes it as well.
+func TestReadOnly(t *testing.T) {
+	files := bootable()
+	if _, _, err := build(t, readOnly(), memory{}, layer(t, files)); err == nil || !strings.Contains(err.Error(), "can't mount erofs") {
+		t.Errorf("a kernel without erofs: %v", err)
+	}
+	files["usr/lib/modules/6.1.0-1-cloud-amd64/modules.builtin"] += "kernel/fs/erofs/erofs.ko\nkernel/fs/overlayfs/overlay.ko\n"
+	m := memory{}
+	layers, kernel, err := build(t, readOnly(), m, layer(t, files), layer(t, map[string]string{"opt/app": strings.Repeat("app", 1_000_000)}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(kernel.Cmdline, " ro rootfstype=erofs ") {
+		t.Errorf("the command line is %s", kernel.Cmdline)
+	}
+	raw := m.raw(t, layers)
+	table, err := gpt.Decode(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := table.Partitions[1]
+	file := filepath.Join(t.TempDir(), "root")
+	if err := os.WriteFile(file, raw[root.Start:root.Start+root.Size], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if fsck, err := exec.LookPath("fsck.erofs"); err == nil {
+		if out, err := exec.Command(fsck, "--extract", file).CombinedOutput(); err != nil {
+			t.Errorf("fsck.erofs: %v: %s", err, out)
+		}
+	}
+	files["big"] = strings.Repeat("x", 100*mebi)
+	if _, _, err := build(t, readOnly(), memory{}, layer(t, files)); err == nil || !strings.Contains(err.Error(), "give the disk a size of at least") {
+		t.Errorf("no room: %v", err)
+	}
+}
+
+func readOnly() Options {
+	o := options
+	o.ReadOnly = true
+	return o
 }
 
 func TestUnit(t *testing.T) {

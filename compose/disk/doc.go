@@ -1,5 +1,5 @@
 // Package disk makes bootable disks out of the layers that images are made of. It is pure: no root, loop devices, mounts
-// or virtual machine; equal layers make equal bytes. Its sub-packages know the formats: gpt, fat, uki, bios, initrd, ext4, qcow2.
+// or virtual machine; equal layers make equal bytes. Its sub-packages know the formats: gpt, fat, uki, bios, initrd, ext4, erofs, qcow2.
 //
 //	OS layers ─┬─▶ ext4 ──────────────────────────────────────┐
 //	           └─▶ kernel, modules, UEFI stub ─▶ initrd, UKI ─▶ FAT ─┤

@@ -44,7 +44,11 @@ func (m Machine) Layer(o Options) ([]byte, error) {
 	}
 	// An identity of its own at the first start; and the units that presets enable, where no script has.
 	text("etc/machine-id", "uninitialized\n")
-	text("etc/fstab", "PARTUUID="+gpt.GUID(o.identifier("root")).String()+" / ext4 errors=remount-ro 0 1\n")
+	if o.ReadOnly {
+		text("etc/fstab", "# The root is EROFS, and over it what is in memory: see bakefarm-init.\n")
+	} else {
+		text("etc/fstab", "PARTUUID="+gpt.GUID(o.identifier("root")).String()+" / ext4 errors=remount-ro 0 1\n")
+	}
 	if len(m.Entrypoint) > 0 {
 		unit, err := m.unit()
 		if err != nil {

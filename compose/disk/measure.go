@@ -17,7 +17,8 @@ func (b *Builder) Ample(tarSize int64) bool { return 2*tarSize+mebi <= b.root.Fr
 // Measure finds out whether layers have room on a disk before any of it is written: it takes them as a Builder does, and
 // keeps nothing of them.
 type Measure struct {
-	root *ext4.Writer
+	options Options
+	root    *ext4.Writer
 }
 
 // NewMeasure begins to measure: an empty disk, or the one that a Prefix's state is of, when state is not nil.
@@ -26,7 +27,7 @@ func NewMeasure(o Options, state []byte) (*Measure, error) {
 		return nil, err
 	}
 	b := Builder{Options: o}
-	var m Measure
+	m := Measure{options: o}
 	var err error
 	if state == nil {
 		m.root, err = ext4.New(nowhere{}, b.filesystem())
@@ -49,7 +50,12 @@ func (nowhere) WriteAt(p []byte, _ int64) (int, error) { return len(p), nil }
 func (m *Measure) Layer(layer io.Reader) error { return m.root.Layer(layer) }
 
 // Room says by how much the disk is too small for the layers: an *ext4.NoRoom in the error.
-func (m *Measure) Room() error { return advise(m.root.Room()) }
+func (m *Measure) Room() error {
+	if m.options.ReadOnly {
+		return advise(m.options.writeEROFS(nowhere{}, m.root))
+	}
+	return advise(m.root.Room())
+}
 
 // decodeState reads a Prefix's state and checks whose it is.
 func decodeState(o Options, raw []byte) (state, error) {

@@ -24,7 +24,7 @@ import (
 func diskOptions(d recipe.DiskOutput, seed digest.Digest) (disk.Options, oci.Platform, error) {
 	platform, err := oci.ParsePlatform(d.Platform)
 	return disk.Options{Size: d.Size, Arch: platform.Architecture, Boot: d.Boot, Seed: seed, Cmdline: d.Cmdline, Time: compose.ModTime,
-		Distribution: d.Initrd == recipe.InitrdDistribution}, platform, err
+		Distribution: d.Initrd == recipe.InitrdDistribution, ReadOnly: d.Filesystem == recipe.FilesystemEROFS}, platform, err
 }
 
 // newChunks has the chunks of a disk go to a writer, and counts their bytes.

@@ -55,6 +55,9 @@ func (w *Writer) Finish() error {
 // backups writes the copies of the superblock up to a group. They describe the empty filesystem, as those of mke2fs do
 // for ever: whoever needs one counts anew. So they are the same whatever the layers bring.
 func (w *Writer) backups(upTo int64) error {
+	if w.DataOnly {
+		return nil
+	}
 	for ; w.backed < upTo; w.backed++ {
 		if group := w.backed + 1; hasSuper(group) {
 			if err := w.writeSuper(group, w.fresh); err != nil {

@@ -35,6 +35,7 @@ type geometry struct {
 	descBlocks  int64 // of the group descriptor table
 	reserved    int64 // blocks after it, into which it may grow
 	journal     int64 // blocks
+	dataOnly    bool  // there is none
 }
 
 func newGeometry(size int64) (geometry, error) {
@@ -90,7 +91,7 @@ func hasSuper(group int64) bool {
 
 // superBlocks is how many blocks at the start of a group the superblock, the descriptors and their reserve take.
 func (g geometry) superBlocks(group int64) int64 {
-	if !hasSuper(group) {
+	if g.dataOnly || !hasSuper(group) {
 		return 0
 	}
 	return 1 + g.descBlocks + g.reserved
@@ -104,7 +105,7 @@ func (g geometry) members(leader int64) int64 { return min(flexGroups, g.groups-
 
 // flexBlocks is how many blocks of bitmaps and inode tables stand in a group.
 func (g geometry) flexBlocks(group int64) int64 {
-	if group != leader(group) {
+	if g.dataOnly || group != leader(group) {
 		return 0
 	}
 	return g.members(group) * (2 + g.tableBlocks)
@@ -137,7 +138,7 @@ func (g geometry) journalStart() int64 { return g.resizeStart() + g.resizeBlocks
 // overhead is how many blocks at the start of a group are metadata.
 func (g geometry) overhead(group int64) int64 {
 	n := g.superBlocks(group) + g.flexBlocks(group)
-	if group == 0 {
+	if group == 0 && !g.dataOnly {
 		n += g.resizeBlocks() + g.journal
 	}
 	return n

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
+	"slices"
 )
 
 // stateVersion is the first byte of a state.
-const stateVersion = 1
+const stateVersion = 2
 
 // State is what a Writer knows between two layers: Resume goes on from there. Equal layers make equal states.
 func (w *Writer) State() []byte {
@@ -124,6 +126,11 @@ func (e *encoder) node(n *node) {
 	}
 	e.text(n.target)
 	e.text(string(n.inline))
+	e.number(int64(len(n.attrs)))
+	for _, key := range slices.Sorted(maps.Keys(n.attrs)) {
+		e.text(key)
+		e.text(n.attrs[key])
+	}
 	if n.isDir() {
 		e.number(int64(n.dir.layer))
 		e.number(n.dir.blocks)
@@ -217,6 +224,13 @@ func (d *decoder) node(ino uint32) *node {
 	n.target = d.text()
 	if inline := d.text(); inline != "" {
 		n.inline = []byte(inline)
+	}
+	if count := d.count(); count > 0 {
+		n.attrs = make(map[string]string)
+		for range count {
+			key := d.text()
+			n.attrs[key] = d.text()
+		}
 	}
 	if n.isDir() {
 		n.dir = newDir(nil, int(d.number()))

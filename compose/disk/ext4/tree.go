@@ -35,10 +35,11 @@ type node struct {
 	device uint32
 	target string // of a symbolic link
 
-	inline  []byte   // extended attributes in the inode
-	acl     int64    // block of extended attributes that don't fit there; 0: none
-	extents []extent // of the content, ascending
-	tree    []int64  // blocks of the extent tree
+	inline  []byte            // extended attributes in the inode
+	attrs   map[string]string // all of them, with Options.DataOnly
+	acl     int64             // block of extended attributes that don't fit there; 0: none
+	extents []extent          // of the content, ascending
+	tree    []int64           // blocks of the extent tree
 
 	dir *directory
 }

@@ -19,6 +19,10 @@ type Options struct {
 
 	// Watch says for a file in a layer, by its clean path, where else its content goes; nil: nowhere.
 	Watch func(path string, size int64) io.Writer
+
+	// DataOnly lays out contents alone, each file in one row, from DataStart on: Inodes says where, for who makes a filesystem of
+	// another kind of it. There is no Finish then.
+	DataOnly bool
 }
 
 // NoRoom is the error when the layers don't fit.
@@ -65,6 +69,10 @@ func New(out io.WriterAt, o Options) (*Writer, error) {
 		return nil, err
 	}
 	w.lost.mode = typeDir | 0o700
+	if o.DataOnly {
+		w.alloc.dataOnly, w.alloc.inodes, w.alloc.next = true, groupBlocks, DataStart/BlockSize
+		return w, nil
+	}
 	if w.fresh, err = w.summarise(); err != nil {
 		return nil, err
 	}
@@ -273,13 +281,17 @@ func (w *Writer) describe(n *node, h *tar.Header) error {
 		w.alloc.free(run{n.acl, 1})
 		n.acl = 0
 	}
-	n.inline = nil
+	n.inline, n.attrs = nil, nil
 	if len(attrs) == 0 {
 		return nil
 	}
 	inline, block, err := encodeXattrs(attrs)
 	if err != nil {
 		return err
+	}
+	if w.DataOnly {
+		n.attrs = attrs
+		return nil
 	}
 	n.inline = inline
 	if block == nil {
@@ -306,7 +318,7 @@ func (w *Writer) fill(n *node, h *tar.Header, content io.Reader) error {
 			return fmt.Errorf("symbolic link target %.80q: want 1 to %d bytes without NUL", h.Linkname, BlockSize-1)
 		}
 		n.target, n.size = h.Linkname, int64(len(h.Linkname))
-		if len(n.target) < 60 {
+		if len(n.target) < 60 || w.DataOnly {
 			return nil // in the inode
 		}
 		return w.content(n, n.size, strings.NewReader(n.target))
@@ -340,7 +352,8 @@ func (w *Writer) content(n *node, size int64, content io.Reader) error {
 		if _, err := io.ReadFull(content, part); err != nil {
 			return fmt.Errorf("content: %w", err)
 		}
-		if len(part) == Grain && bytes.Equal(part, zeros[:]) {
+		hole := len(part) == Grain && bytes.Equal(part, zeros[:])
+		if hole && !w.DataOnly {
 			continue
 		}
 		blocks := int64(len(part)+BlockSize-1) / BlockSize
@@ -349,10 +362,16 @@ func (w *Writer) content(n *node, size int64, content io.Reader) error {
 			continue
 		}
 		n.extents = appendExtent(n.extents, done/BlockSize, at, blocks)
+		if hole {
+			continue
+		}
 		clear(w.window[len(part) : blocks*BlockSize])
 		if err := w.writeData(at, w.window[:blocks*BlockSize]); err != nil {
 			return err
 		}
+	}
+	if w.DataOnly {
+		return nil
 	}
 	for range treeBlocks(len(n.extents)) {
 		if at, ok := w.alloc.take(1, 1); ok {
@@ -370,6 +389,9 @@ func (w *Writer) content(n *node, size int64, content io.Reader) error {
 // before is free: what lower layers wrote is never written again.
 func (w *Writer) checkpoint() error {
 	w.alloc.align()
+	if w.DataOnly {
+		return nil
+	}
 	for i := -1; i < len(w.nodes); i++ {
 		n := w.root
 		if i >= 0 {

@@ -44,11 +44,11 @@ func Init(arch string) ([]byte, error) {
 	return io.ReadAll(r)
 }
 
-// Disks are the drivers of the disks that a machine may have, Filesystems and what they want beside them.
+// Disks are the drivers of the disks that a machine may have, checksums what filesystems want and don't say.
 var (
 	Disks = []string{"virtio_pci", "virtio_mmio", "virtio_blk", "virtio_scsi", "nvme", "ahci", "ata_piix", "sd_mod",
 		"xen_blkfront", "hv_vmbus", "hv_storvsc", "vmw_pvscsi", "mptspi"}
-	Filesystems = []string{"crc32c_generic", "crc32c_intel", "ext4"}
+	checksums = []string{"crc32c_generic", "crc32c_intel"}
 )
 
 // Modules are a kernel's modules by path below lib/modules/VERSION, as they are in the package, and the paths that are
@@ -78,8 +78,8 @@ func IsModule(file string) bool {
 
 // Select returns the wanted modules that there are, with all that they depend on, in the order in which they must be
 // loaded. What the kernel has built in needs no module. A dependency that is missing is an error, and so is a kernel
-// that has none of the disks' drivers, or no ext4.
-func (m Modules) Select() ([]Module, error) {
+// that has none of the disks' drivers, or not all of the filesystems.
+func (m Modules) Select(filesystems ...string) ([]Module, error) {
 	byName := make(map[string]string, len(m.Files))
 	for file := range m.Files {
 		byName[moduleName(file)] = file
@@ -127,7 +127,7 @@ func (m Modules) Select() ([]Module, error) {
 		return nil
 	}
 	disks := 0
-	for _, name := range slices.Concat(Disks, Filesystems) {
+	for _, name := range slices.Concat(Disks, checksums, filesystems) {
 		if err := visit(name, ""); err != nil {
 			return nil, err
 		}
@@ -135,11 +135,13 @@ func (m Modules) Select() ([]Module, error) {
 			disks++
 		}
 	}
-	switch {
-	case disks == 0:
+	if disks == 0 {
 		return nil, fmt.Errorf("the kernel has a driver for no disk: none of %s", strings.Join(Disks, ", "))
-	case state["ext4"] != 2 && !builtin["ext4"]:
-		return nil, errors.New("the kernel can't mount ext4: neither a module nor built in")
+	}
+	for _, name := range filesystems {
+		if state[name] != 2 && !builtin[name] {
+			return nil, fmt.Errorf("the kernel can't mount %s: neither a module nor built in", name)
+		}
 	}
 	return order, nil
 }

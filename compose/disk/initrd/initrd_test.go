@@ -58,7 +58,7 @@ func cloud() Modules {
 }
 
 func TestSelect(t *testing.T) {
-	modules, err := cloud().Select()
+	modules, err := cloud().Select("ext4")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,14 +78,14 @@ func TestSelect(t *testing.T) {
 	} {
 		m := cloud()
 		say(m)
-		if _, err := m.Select(); err == nil || !strings.Contains(err.Error(), change) {
+		if _, err := m.Select("ext4"); err == nil || !strings.Contains(err.Error(), change) {
 			t.Errorf("%s: %v", change, err)
 		}
 	}
 }
 
 func TestArchive(t *testing.T) {
-	modules, err := cloud().Select()
+	modules, err := cloud().Select("ext4")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,272 @@
+// Package boot bakes disks on a farm of its own and starts them, each in the ways that its recipe promises. It takes a
+// kernel from the machine's own mirror and minutes of emulation, so it runs only when it is asked: make boot.
+package boot
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+var start = flag.Bool("boot", false, "bake disks and start them, for many minutes where the processor is emulated")
+
+// patience is how long a machine may take until what a test waits for is on its console.
+const patience = 8 * time.Minute
+
+// aFarm is a `bakefarm up` of its own.
+type aFarm struct {
+	t       *testing.T
+	dir     string
+	program string
+	server  string
+}
+
+var ready = regexp.MustCompile(`ready at (http://\S+)`)
+
+func startFarm(t *testing.T) *aFarm {
+	t.Helper()
+	if !*start {
+		t.Skip("starts disks only with -boot: make boot")
+	}
+	f := &aFarm{t: t, dir: t.TempDir()}
+	var err error
+	if f.program, err = filepath.Abs("../../bin/bakefarm"); err != nil {
+		t.Fatal(err)
+	}
+	build := exec.Command("go", "build", "-o", filepath.Join(f.dir, "app", "dist", "hello"), "bakefarm/examples/hello")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	arm := exec.Command("go", "build", "-o", filepath.Join(f.dir, "arm", "dist", "hello"), "bakefarm/examples/hello")
+	arm.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH=arm64")
+	if out, err := arm.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	farm := exec.Command(f.program, "up", "--data", filepath.Join(f.dir, "farm"), "--listen", "127.0.0.1:0", "--log-level", "warn")
+	farm.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	farm.Stderr = os.Stderr
+	out, err := farm.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := farm.Start(); err != nil {
+		t.Fatalf("%v: make build first", err)
+	}
+	t.Cleanup(func() {
+		farm.Process.Signal(os.Interrupt)
+		farm.Wait()
+	})
+	lines := bufio.NewScanner(out)
+	for f.server == "" && lines.Scan() {
+		if m := ready.FindStringSubmatch(lines.Text()); m != nil {
+			f.server = m[1]
+		}
+	}
+	if f.server == "" {
+		t.Fatal("the farm has ended before it was ready")
+	}
+	go func() {
+		for lines.Scan() {
+		}
+	}()
+	return f
+}
+
+// recipe is that of examples/hello with a part of its own.
+func (f *aFarm) recipe(t *testing.T, context, os_, outputs, tests string) string {
+	t.Helper()
+	file := filepath.Join(f.dir, context, strings.ReplaceAll(t.Name(), "/", "-")+".yaml")
+	text := "apiVersion: bakefarm/v1\nname: boot/hello\nos: " + os_ + "\napp: [{copy: dist, to: /opt/hello}]\n" +
+		"config: {entrypoint: [/opt/hello/hello], env: {PORT: \"8080\"}}\noutputs: [" + outputs + "]\n"
+	if tests != "" {
+		text += "tests: [" + tests + "]\n"
+	}
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// bake bakes a recipe; its tests are the farm's gate. It returns the reference.
+func (f *aFarm) bake(t *testing.T, recipe string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), f.program, "--server", f.server, "bake", recipe, "-o", "json")
+	var said strings.Builder
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v: %s", err, said.String())
+	}
+	var bake struct {
+		Images []struct{ Ref string } `json:"images"`
+	}
+	if err := json.Unmarshal(out, &bake); err != nil || len(bake.Images) == 0 {
+		t.Fatalf("%s: %v", out, err)
+	}
+	for _, line := range strings.Split(said.String(), "\n") {
+		if strings.Contains(line, "passed") || strings.Contains(line, "by BIOS") {
+			t.Log(line)
+		}
+	}
+	return bake.Images[0].Ref
+}
+
+// pull pulls a disk into a file of the test's own.
+func (f *aFarm) pull(t *testing.T, ref string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "disk")
+	if out, err := exec.CommandContext(t.Context(), f.program, "--server", f.server, "images", "pull", ref, "--disk", "raw", "-f", file).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return file
+}
+
+// qemu runs QEMU until a line of its console has the last of some texts; all must have been there. It returns the console.
+func qemu(t *testing.T, wants []string, args ...string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	common := []string{"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-m", "1024", "-smp", "2", "-accel", "tcg", "-serial", "stdio"}
+	cmd := exec.CommandContext(ctx, args[0], append(common, args[1:]...)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer cancel()
+	var console strings.Builder
+	left := append([]string(nil), wants...)
+	started := time.Now()
+	for lines := bufio.NewScanner(out); len(left) > 0 && lines.Scan(); {
+		line := lines.Text()
+		fmt.Fprintln(&console, line)
+		for i := 0; i < len(left); i++ {
+			if strings.Contains(line, left[i]) {
+				left = append(left[:i], left[i+1:]...)
+				i--
+			}
+		}
+	}
+	if len(left) > 0 {
+		t.Fatalf("no %q within %s:\n%s", left, patience, console.String())
+	}
+	t.Logf("%q after %s", wants, time.Since(started).Round(time.Second))
+	return console.String()
+}
+
+const (
+	skip    = "{debian: {suite: bookworm, scripts: skip}}"
+	run     = "{debian: {suite: bookworm, packages: [openssh-server]}}"
+	answers = "{http: {port: 8080, path: /healthz}, within: 3m, on: disk}"
+)
+
+func TestBoot(t *testing.T) {
+	f := startFarm(t)
+	t.Run("gate", f.gates)
+	t.Run("base", f.base)
+	t.Run("microvm", f.microVM)
+	t.Run("first", f.firstStart)
+}
+
+// gates has the farm's own gate start disks of all kinds until their service answers.
+func (f *aFarm) gates(t *testing.T) {
+	for name, c := range map[string]struct{ context, os, disk string }{
+		"uefi":         {"app", run, "{disk: {size: 2GiB}}"},
+		"hybrid":       {"app", skip, "{disk: {size: 2GiB, boot: hybrid}}"},
+		"direct":       {"app", skip, "{disk: {size: 2GiB, boot: direct}}"},
+		"erofs":        {"app", run, "{disk: {size: 2GiB, filesystem: erofs}}"},
+		"distribution": {"app", run, "{disk: {size: 2GiB, initrd: distribution}}"},
+		"cloud-init":   {"app", "{debian: {suite: bookworm, packages: [cloud-init]}}", "{disk: {size: 2GiB}}"},
+		"arm64":        {"arm", skip, "{disk: {size: 2GiB, platform: linux/arm64}}"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if name == "arm64" {
+				if _, err := exec.LookPath("qemu-system-aarch64"); err != nil {
+					t.Skip(err)
+				}
+			}
+			f.bake(t, f.recipe(t, c.context, c.os, c.disk, answers))
+		})
+	}
+}
+
+// base makes a disk of an image that has an init and a kernel of its own.
+func (f *aFarm) base(t *testing.T) {
+	const machine = "{debian: {suite: bookworm, packages: [systemd-sysv, udev, dbus, linux-image-cloud-amd64, systemd-boot-efi]}}"
+	ref := f.bake(t, f.recipe(t, "app", machine, "{oci: {}}", ""))
+	image := "{image: " + strings.TrimPrefix(f.server, "http://") + "/" + ref + "}"
+	f.bake(t, f.recipe(t, "app", image, "{disk: {size: 2GiB}}", answers))
+}
+
+// A machine of the smallest kind, with kernel and initrd from outside.
+func (f *aFarm) microVM(t *testing.T) {
+	disk := f.pull(t, f.bake(t, f.recipe(t, "app", skip, "{disk: {size: 2GiB, boot: direct}}", "")))
+	cmdline, err := os.ReadFile(disk + ".cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	qemu(t, []string{"bakefarm-init: root on /dev/vda1", "listening on :8080"}, "qemu-system-x86_64", "-machine", "microvm,acpi=on", "-cpu", "max",
+		"-kernel", disk+".kernel", "-initrd", disk+".initrd", "-append", strings.TrimSpace(string(cmdline))+" tsc_early_khz=2000000",
+		"-drive", "id=root,format=raw,if=none,snapshot=on,file="+disk, "-device", "virtio-blk-device,drive=root",
+		"-netdev", "user,id=net,restrict=on", "-device", "virtio-net-device,netdev=net")
+}
+
+// At the first start on a larger disk the root grows, the machine has an identity and keys of its own; what a BIOS starts
+// is still there at the second start.
+func (f *aFarm) firstStart(t *testing.T) {
+	disk := f.pull(t, f.bake(t, f.recipe(t, "app", run, "{disk: {size: 2GiB, boot: hybrid}}", "")))
+	if err := os.Truncate(disk, 5<<30); err != nil {
+		t.Fatal(err)
+	}
+	boot := func(wants ...string) string {
+		return qemu(t, wants, "qemu-system-x86_64", "-machine", "q35", "-cpu", "max", "-drive", "format=raw,if=virtio,cache=unsafe,file="+disk,
+			"-netdev", "user,id=net,restrict=on", "-device", "virtio-net-pci,netdev=net,romfile=")
+	}
+	boot("/dev/vda3 has grown to 5055 MiB", "starting /sbin/init", "listening on :8080", "login:")
+	second := boot("starting /sbin/init", "listening on :8080", "login:")
+	if strings.Contains(second, "has grown") {
+		t.Error("it has grown once more")
+	}
+	root := disk + ".root"
+	if out, err := exec.Command("dd", "if="+disk, "of="+root, "bs=1M", "skip=64", "conv=sparse", "status=none").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if out, err := exec.Command("e2fsck", "-fp", root).CombinedOutput(); err != nil && err.(*exec.ExitError).ExitCode() > 1 {
+		t.Errorf("e2fsck: %v: %s", err, out)
+	}
+	if out, err := exec.Command("e2fsck", "-fn", root).CombinedOutput(); err != nil {
+		t.Errorf("e2fsck: %v: %s", err, out)
+	}
+	debugfs := func(command string) string {
+		out, err := exec.Command("debugfs", "-R", command, root).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(out)
+	}
+	if id := strings.TrimSpace(debugfs("cat /etc/machine-id")); !regexp.MustCompile(`^[0-9a-f]{32}$`).MatchString(id) {
+		t.Errorf("the machine's identity is %q", id)
+	}
+	if key := debugfs("cat /etc/ssh/ssh_host_ed25519_key.pub"); !strings.HasPrefix(key, "ssh-ed25519 ") {
+		t.Errorf("the machine's key is %q", key)
+	}
+	if blocks := regexp.MustCompile(`Block count:\s+(\d+)`).FindStringSubmatch(debugfs("show_super_stats -h")); blocks == nil || blocks[1] != fmt.Sprint(5055<<20/4096) {
+		t.Errorf("the root has %v blocks", blocks)
+	}
+}
