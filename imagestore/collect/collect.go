@@ -66,10 +66,13 @@ type Config struct {
 	// RepackBelow is the share of a pack, in percent of its bytes, below which what is needed of it is copied and the rest
 	// let go; default 30, negative: never.
 	RepackBelow int
-	Rate        int64 // bytes a second that are read from the service and copied, at most; default 64 MiB
-	DryRun      bool  // say what would be done
-	Now         func() time.Time
-	Log         *slog.Logger
+	// Waste is how much of what is stored, in percent, may be of no need to anything: beyond that the emptiest packs are repacked
+	// as well, those below wasteBelow; default 8, negative: any.
+	Waste  int
+	Rate   int64 // bytes a second that are read from the service and copied, at most; default 64 MiB
+	DryRun bool  // say what would be done
+	Now    func() time.Time
+	Log    *slog.Logger
 	// Progress is told now and then how far the run is; nil: nobody is.
 	Progress func(Report)
 	// Step is called before every step that changes something, for tests; nil: nobody is.
@@ -113,6 +116,9 @@ func New(c Config) *Collector {
 	}
 	if c.RepackBelow == 0 {
 		c.RepackBelow = 30
+	}
+	if c.Waste == 0 {
+		c.Waste = 8
 	}
 	if c.Rate == 0 {
 		c.Rate = 64 << 20

@@ -94,6 +94,45 @@ func TestRepack(t *testing.T) {
 	}
 }
 
+// TestWaste: packs of which half is needed are repacked when they are many, the emptiest first, and left alone when they are few.
+func TestWaste(t *testing.T) {
+	for _, c := range []struct {
+		name         string
+		waste, whole int // percent that may be wasted; packs that are needed as they are
+		want         int // that are repacked
+	}{{"few", 0, 20, 0}, {"many", 0, 4, 1}, {"most", 0, 0, 2}, {"any", -1, 0, 0}} {
+		t.Run(c.name, func(t *testing.T) {
+			l := newLittle(t, nil)
+			var kept []string
+			pack := func(needed, not int) {
+				w := l.worker.store.Begin()
+				for i := range needed + not {
+					piece := fmt.Sprint("piece", len(kept), i, needed)
+					_, err := w.Put(t.Context(), content(piece))
+					l.must(err)
+					if i < needed {
+						kept = append(kept, piece)
+					}
+				}
+				l.must(w.Commit(t.Context()))
+			}
+			for range c.whole {
+				pack(10, 0)
+			}
+			pack(4, 6)
+			pack(7, 3)
+			l.begin("b", "v", kept...).finish()
+			l.pass(actionAge + time.Hour)
+			r, err := l.collector(func(k *collect.Config) { k.Waste = c.waste }).Run(t.Context())
+			l.must(err)
+			if r.Repacked != c.want {
+				t.Errorf("%d packs were repacked, want %d: %+v", r.Repacked, c.want, r)
+			}
+			l.check("after repacking")
+		})
+	}
+}
+
 // TestOrphans: what was uploaded and never got a record goes after two days, and not before.
 func TestOrphans(t *testing.T) {
 	l := newLittle(t, nil)

@@ -4,6 +4,8 @@
 //	sweep   each pack by what of it is marked:
 //	          live, and nothing is          ──▶ condemned                   (not the young ones)
 //	          live, and little is           ──▶ condemned, and the rest copied: repacking
+//	          live, half of it is, and all  ──▶ likewise, the emptiest first, until little is wasted
+//	          packs together waste much
 //	          condemned, and something is   ──▶ copied out; live again when that is most of it
 //	          condemned long ago, nothing   ──▶ the record deleted, then the object
 //	        objects without a record, long after their upload: deleted

@@ -1,6 +1,7 @@
 package collect
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -89,6 +90,7 @@ func (s *sweep) state(pack string) farm.PackState {
 // packsByUse does to each pack what its use asks for.
 func (s *sweep) packsByUse(ctx context.Context) error {
 	var copies []catalog.Held
+	wasteful := s.wasteful()
 	for _, id := range slices.Sorted(maps.Keys(s.packs)) {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -98,7 +100,7 @@ func (s *sweep) packsByUse(ctx context.Context) error {
 		if u == nil {
 			u = &use{}
 		}
-		sparse := u.bytes*100 < p.IndexAt*int64(s.c.RepackBelow)
+		sparse := wasteful[id] || s.below(p, s.c.RepackBelow)
 		switch {
 		case p.State == farm.PackLive && s.young(p.Pack):
 		case p.State == farm.PackLive && len(u.entries) == 0:
@@ -130,6 +132,56 @@ func (s *sweep) packsByUse(ctx context.Context) error {
 		}
 	}
 	return s.copy(ctx, copies)
+}
+
+// wasteBelow is the share of a pack that must be needed, in percent, for it to be left as it is whatever is wasted: what is copied
+// then is at most three times what it frees.
+const wasteBelow = 75
+
+// below reports whether less than so many percent of a pack is needed.
+func (s *sweep) below(p Pack, percent int) bool {
+	var needed int64
+	if u := s.use[p.ID]; u != nil {
+		needed = u.bytes
+	}
+	return needed*100 < p.IndexAt*int64(percent)
+}
+
+// wasteful finds the packs that are repacked because all of them together waste too much, the emptiest first. Bakes leave many that
+// are half full: what was uploaded for one goes a day later, what was made of it stays.
+func (s *sweep) wasteful() map[string]bool {
+	type partly struct {
+		id    string
+		waste int64
+		share float64
+	}
+	var candidates []partly
+	var stored, waste int64
+	for id, p := range s.packs {
+		u := s.use[id]
+		if p.State != farm.PackLive || s.young(p.Pack) || u == nil || p.IndexAt == 0 {
+			continue // what nothing is needed of goes anyway
+		}
+		stored += p.IndexAt
+		if s.below(p, s.c.RepackBelow) {
+			continue
+		}
+		w := max(0, p.IndexAt-u.bytes)
+		waste += w
+		if s.below(p, wasteBelow) {
+			candidates = append(candidates, partly{id, w, float64(u.bytes) / float64(p.IndexAt)})
+		}
+	}
+	slices.SortFunc(candidates, func(a, b partly) int { return cmp.Or(cmp.Compare(a.share, b.share), cmp.Compare(a.id, b.id)) })
+	chosen := map[string]bool{}
+	for _, c := range candidates {
+		if s.c.Waste < 0 || waste*100 <= stored*int64(s.c.Waste) {
+			break
+		}
+		chosen[c.id] = true
+		waste -= c.waste
+	}
+	return chosen
 }
 
 func (s *sweep) young(p farm.Pack) bool { return !p.At.Add(s.c.MinAge).Before(s.started) }

@@ -31,18 +31,21 @@ func TestBenchStorage(t *testing.T) {
 	if !*benchTools {
 		t.Skip("measures only with -bench-tools: make bench")
 	}
-	b := &bench{t: t, ctx: t.Context(), dir: t.TempDir()}
 	fmt.Println()
-	b.stored("OCI images of an app of 100 MB", imageRebakes, "apiVersion: bakefarm/v1\nname: bench/stored\nos: {scratch: true}\napp:\n  - {copy: ., to: /srv}\n", 20)
-	b.stored("disks of 2 GiB with a Debian and an app of 5 MB", diskRebakes, diskRecipe(diskSize), 1)
+	t.Run("images", func(t *testing.T) {
+		stored(t, "OCI images of an app of 100 MB", imageRebakes, "apiVersion: bakefarm/v1\nname: bench/stored\nos: {scratch: true}\napp:\n  - {copy: ., to: /srv}\n", 20)
+	})
+	t.Run("disks", func(t *testing.T) {
+		stored(t, "disks of 2 GiB with a Debian and an app of 5 MB", diskRebakes, diskRecipe(diskSize), 1)
+	})
 }
 
 // stored bakes an app of so many files of changeBytes each, one of which is other bytes each time, and prints what the bakes after
 // the first have added to the bucket.
-func (b *bench) stored(what string, rebakes int, recipe string, files int) {
-	b.t.Helper()
-	b.t.Log(what)
-	f := startFarm(b.t, impatience...)
+func stored(t *testing.T, what string, rebakes int, recipe string, files int) {
+	t.Log(what)
+	b := &bench{t: t, ctx: t.Context(), dir: t.TempDir()}
+	f := startFarm(t, impatience...)
 	defer f.stop()
 	dir := b.t.TempDir()
 	random := rand.NewChaCha8([32]byte{byte(files)})
