@@ -3,6 +3,7 @@ package mirror
 import (
 	"bufio"
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -68,7 +69,11 @@ func openXZWith(program string, r io.Reader) (io.ReadCloser, error) {
 	}
 	p := &xzProcess{input: &faultKeeper{r: head}}
 	// The limit is enough for the largest dictionary that xz -9 uses and refuses the gigabytes that a header can ask for.
-	p.cmd = exec.Command(program, "--decompress", "--stdout", "--quiet", "--format=xz", "--memlimit-decompress=256MiB")
+	args := []string{"--decompress", "--stdout", "--quiet", "--format=xz", "--memlimit-decompress=256MiB"}
+	if start, _ := head.Peek(maxBlockHeader); firstBlock(start) >= largeBlock && xzThreads() {
+		args = append(args, "--threads=0", "--memlimit-mt-decompress=128MiB") // as many as fit into it
+	}
+	p.cmd = exec.Command(program, args...)
 	p.cmd.Stdin = p.input
 	p.cmd.Stderr = &p.said
 	p.cmd.WaitDelay = 5 * time.Second
@@ -81,6 +86,43 @@ func openXZWith(program string, r io.Reader) (io.ReadCloser, error) {
 	}
 	p.stdout = stdout
 	return p, nil
+}
+
+// largeBlock is the size of a block, in bytes of data, from which on others probably follow it, and decoding them at the
+// same time pays. dpkg-deb makes blocks of 24 MiB.
+const largeBlock = 16 << 20
+
+// xzThreads reports whether the program decodes several blocks at a time: since 5.4.
+var xzThreads = sync.OnceValue(func() bool {
+	said, err := exec.Command(xzProgram(), "--long-help").Output()
+	return err == nil && bytes.Contains(said, []byte("--memlimit-mt-decompress"))
+})
+
+const (
+	xzHeader       = 12 // bytes of a stream's header
+	maxBlockHeader = xzHeader + 2 + 9 + 9
+)
+
+// firstBlock is the uncompressed size of a stream's first block in bytes, as its header has it: 0 when it has none. Encoders
+// with several threads write it (The .xz File Format, section 3.1).
+func firstBlock(start []byte) uint64 {
+	const compressed, uncompressed = 0x40, 0x80 // block flags: which sizes are there
+	if len(start) < maxBlockHeader || start[xzHeader] == 0 || start[xzHeader+1]&uncompressed == 0 {
+		return 0
+	}
+	sizes := start[xzHeader+2:]
+	if start[xzHeader+1]&compressed != 0 {
+		_, n := binary.Uvarint(sizes)
+		if n <= 0 {
+			return 0
+		}
+		sizes = sizes[n:]
+	}
+	size, n := binary.Uvarint(sizes)
+	if n <= 0 {
+		return 0
+	}
+	return size
 }
 
 // maxWindow bounds the dictionary of the decoder in Go, in bytes: xz -9 takes as much.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io"
 	"math/rand"
+	"os/exec"
+	"slices"
 	"testing"
 	"testing/iotest"
 
@@ -69,6 +71,39 @@ func TestXZ(t *testing.T) {
 					t.Errorf("closing early: %v", err)
 				}
 			}
+		}
+	}
+}
+
+// TestXZBlocks: a file of several blocks, as dpkg-deb makes large ones, says so in its beginning and comes out whole.
+func TestXZBlocks(t *testing.T) {
+	plain := bytes.Repeat([]byte("as large as a kernel "), 2<<20)
+	pack := exec.Command(xzProgram(), "--compress", "--stdout", "-0", "--threads=2", "--block-size=16MiB")
+	pack.Stdin = bytes.NewReader(plain)
+	packed, err := pack.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if size := firstBlock(packed); size != largeBlock {
+		t.Errorf("the first block has %d bytes, want %d", size, largeBlock)
+	}
+	packed = append(packed, make([]byte, 64<<10)...) // stream padding (section 2.2), so that it is no small file
+	z, err := openXZ(bytes.NewReader(packed))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if args := z.(*xzProcess).cmd.Args; xzThreads() && !slices.Contains(args, "--threads=0") {
+		t.Errorf("on one processor: %q", args)
+	}
+	if raw, err := io.ReadAll(z); err != nil || !bytes.Equal(raw, plain) {
+		t.Errorf("%d bytes of %d, %v", len(raw), len(plain), err)
+	}
+	if err := z.Close(); err != nil {
+		t.Error(err)
+	}
+	for n := range maxBlockHeader {
+		if size := firstBlock(packed[:n]); size != 0 {
+			t.Errorf("%d bytes of a header: %d", n, size)
 		}
 	}
 }
