@@ -25,11 +25,12 @@ func (b *Bus) gather(ctx context.Context, s stream, r *reading, fn func(delivery
 		return errNoGather
 	}
 	inbox := b.nc.NewRespInbox()
-	answers, err := b.nc.SubscribeSync(inbox)
+	answers := make(chan *nats.Msg, replayBatch+1) // a batch and its end
+	sub, err := b.nc.ChanSubscribe(inbox, answers)
 	if err != nil {
 		return errNoGather
 	}
-	defer answers.Unsubscribe()
+	defer sub.Unsubscribe()
 	begin := r.after
 	for _, filter := range r.filters {
 		r.after = begin
@@ -51,7 +52,7 @@ func (b *Bus) gather(ctx context.Context, s stream, r *reading, fn func(delivery
 }
 
 // gatherBatch asks once. more: there was more than fits into a batch.
-func (b *Bus) gatherBatch(ctx context.Context, s stream, answers *nats.Subscription, inbox, filter string, r *reading, fn func(delivery) error) (n int, more bool, err error) {
+func (b *Bus) gatherBatch(ctx context.Context, s stream, answers <-chan *nats.Msg, inbox, filter string, r *reading, fn func(delivery) error) (n int, more bool, err error) {
 	ask, err := json.Marshal(struct {
 		Seq   uint64 `json:"seq"`
 		Next  string `json:"next_by_subj"`
@@ -67,8 +68,10 @@ func (b *Bus) gatherBatch(ctx context.Context, s stream, answers *nats.Subscript
 	defer cancel()
 	before := uint64(0)
 	for ; ; n++ {
-		m, err := answers.NextMsgWithContext(patient)
-		if err != nil {
+		var m *nats.Msg
+		select {
+		case m = <-answers:
+		case <-patient.Done():
 			if ctx.Err() != nil {
 				return n, false, context.Cause(ctx)
 			}

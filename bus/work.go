@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"regexp"
 	"strings"
 	"time"
@@ -80,6 +81,34 @@ func publishAll[I, M any](ctx context.Context, b *Bus, what, subject string, ite
 	return translate("publish "+what, failed)
 }
 
+// Hints is how many hints of a class nobody has fetched.
+func (b *Bus) Hints(ctx context.Context, class string) (int, error) {
+	consumer, err := b.js.Consumer(ctx, b.work.name, durable(class))
+	if errors.Is(err, jetstream.ErrConsumerNotFound) { // nobody has ever worked on it
+		return b.hintsKept(ctx, class)
+	}
+	if err != nil {
+		return 0, translate("work queue "+class, err)
+	}
+	return int(min(consumer.CachedInfo().NumPending, math.MaxInt32)), nil
+}
+
+// hintsKept is how many hints of a class there are.
+func (b *Bus) hintsKept(ctx context.Context, class string) (int, error) {
+	s, err := b.js.Stream(ctx, b.work.name)
+	if err != nil {
+		return 0, translate("work queue "+class, err)
+	}
+	info, err := s.Info(ctx, jetstream.WithSubjectFilter(b.work.prefix+class))
+	if err != nil {
+		return 0, translate("work queue "+class, err)
+	}
+	return int(min(info.State.Subjects[b.work.prefix+class], math.MaxInt32)), nil
+}
+
+// durable names the consumer of a class, which has no '_'.
+func durable(class string) string { return strings.ReplaceAll(class, ".", "_") }
+
 // Work is the queue of one class. A message goes to one of the processes that fetch.
 type Work struct {
 	b        *Bus
@@ -94,7 +123,7 @@ func (b *Bus) Work(ctx context.Context, class string) (*Work, error) {
 		return nil, fmt.Errorf("work: class %q: want <arch>.<kind>", class)
 	}
 	consumer, err := b.js.CreateOrUpdateConsumer(ctx, b.work.name, jetstream.ConsumerConfig{
-		Durable:       strings.ReplaceAll(class, ".", "_"), // a class has no '_'
+		Durable:       durable(class),
 		FilterSubject: b.work.prefix + class,
 		AckPolicy:     jetstream.AckExplicitPolicy,
 		AckWait:       HintAckWait,

@@ -276,3 +276,28 @@ func TestMovesRace(t *testing.T) {
 		t.Errorf("%+v, %v", moves, err)
 	}
 }
+
+// Hints are counted as long as nobody has fetched them, whether anybody ever worked on the class or not.
+func TestHints(t *testing.T) {
+	b := open(t, bus.Config{})
+	count := func(want int) {
+		t.Helper()
+		if n, err := b.Hints(t.Context(), "any.cut"); err != nil || n != want {
+			t.Errorf("%d hints, want %d: %v", n, want, err)
+		}
+	}
+	count(0)
+	if err := b.EnqueueAll(t.Context(), "any.cut", []string{"a", "b", "c"}); err != nil {
+		t.Fatal(err)
+	}
+	count(3)
+	w, err := b.Work(t.Context(), "any.cut")
+	if err != nil {
+		t.Fatal(err)
+	}
+	count(3)
+	if hints, err := w.Fetch(t.Context(), 2, 0); err != nil || len(hints) != 2 {
+		t.Fatal(hints, err)
+	}
+	count(1)
+}

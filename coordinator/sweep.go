@@ -62,11 +62,16 @@ func unfinished(v *view[farm.Bake]) bool { return !v.rec.State.Finished() }
 
 // rescueShards takes back what a worker let go, and sends hints again that may have been lost.
 func (c *Coordinator) rescueShards(ctx context.Context, now time.Time) {
+	enough := map[string]bool{} // classes whose queues have a hint for every shard that waits
 	for _, s := range c.shards.pick(func(v *view[farm.Shard]) bool { return leaseOut(*v, now) || hintDue(*v, now) || c.tooLong(v, now) }) {
 		switch {
 		case ctx.Err() != nil:
 			return
 		case s.rec.State == farm.ShardQueued:
+			if s.hints > 0 && c.hinted(ctx, s.rec.Class, enough) {
+				c.shards.hintSent(s.id, now)
+				continue
+			}
 			c.hint(ctx, s.rec)
 		default:
 			if !leaseOut(s.view, now) {
@@ -78,6 +83,19 @@ func (c *Coordinator) rescueShards(ctx context.Context, now time.Time) {
 			}
 		}
 	}
+}
+
+// hinted reports whether a class's queue has as many hints as shards wait in it. Hints are alike, so none is lost then: workers
+// are busy, or there are none.
+func (c *Coordinator) hinted(ctx context.Context, class string, known map[string]bool) bool {
+	enough, asked := known[class]
+	if !asked {
+		waiting := c.shards.pick(func(v *view[farm.Shard]) bool { return v.rec.State == farm.ShardQueued && v.rec.Class == class })
+		hints, err := c.Bus.Hints(ctx, class)
+		enough = err == nil && hints >= len(waiting)
+		known[class] = enough
+	}
+	return enough
 }
 
 // leaseOut reports whether a claim is void: its record has not changed for the length of the lease, by the clock of
