@@ -108,8 +108,6 @@ func (f *facts) empty() bool {
 	return f.pulled|f.resolved|f.deployed == 0 && len(f.channels) == 0 && len(f.deployments) == 0
 }
 
-func (i *image) digest() digest.Digest { return i.sum.Digest() }
-
 // compareListed is the order in which images are listed: newest first, then by name and version, an index before its images.
 func compareListed(a, b *image) int {
 	if a.of == b.of {
