@@ -115,7 +115,7 @@ func union(a, b []string) []string {
 
 func (c *Coordinator) newShard(bake string, j job) farm.Shard {
 	return farm.Shard{
-		Schema: farm.Schema, ID: j.id, Key: j.shard.Key, Kind: j.shard.Kind, Class: j.shard.Class, Label: clip(j.shard.Label, 512),
+		Schema: farm.Schema, ID: j.id, Key: j.shard.Key, Kind: j.shard.Kind, Class: j.shard.Class, Label: clip(j.shard.Label, 512), Work: j.shard.Work,
 		Spec: j.spec, Deps: j.deps, State: farm.ShardQueued, Bakes: []string{bake}, QueuedAt: c.Now().UTC(),
 	}
 }

@@ -13,7 +13,7 @@ import (
 // A queue is what waits and what runs, in the order in which it is to be given out. It is an index over the mirror of the
 // shards, which keeps it up to date: a claim looks at the few teams that wait in its class, however many shards do.
 //
-//	class ─▶ turn (team, background or not) ─▶ shards that wait, those of the oldest bake first
+//	class ─▶ turn (team, background or not) ─▶ shards that wait, those of the oldest bake first, the largest of these
 //
 // A shard that several bakes want stands in the turns of all their teams.
 type queue struct {
@@ -56,11 +56,12 @@ type turn struct {
 // A place is a shard in a turn.
 type place struct {
 	bake string // the oldest bake of the turn that wants it: a ULID, so that it sorts by age
+	work int64  // farm.Shard's
 	id   string
 }
 
 func (p place) compare(q place) int {
-	return cmp.Or(cmp.Compare(p.bake, q.bake), cmp.Compare(p.id, q.id))
+	return cmp.Or(cmp.Compare(p.bake, q.bake), cmp.Compare(q.work, p.work), cmp.Compare(p.id, q.id))
 }
 
 // A waiter is a shard that is queued.
@@ -141,7 +142,7 @@ func (q *queue) wait(id string, s *farm.Shard) {
 		}
 		t := turn{teamOf(name), background}
 		if p, has := w.places[t]; !has || bake < p.bake {
-			w.places[t] = place{bake, id}
+			w.places[t] = place{bake, s.Work, id}
 		}
 	}
 	turns := q.classes[s.Class]

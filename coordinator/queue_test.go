@@ -26,6 +26,17 @@ func TestWhoIsFirst(t *testing.T) {
 	}
 }
 
+// The largest shards of the oldest bake are first.
+func TestPlaces(t *testing.T) {
+	want := []place{{"1", 9, "b"}, {"1", 3, "a"}, {"1", 3, "c"}, {"1", 0, "a"}, {"2", 20, "a"}}
+	have := slices.Clone(want)
+	slices.Reverse(have)
+	slices.SortFunc(have, place.compare)
+	if !slices.Equal(have, want) {
+		t.Errorf("%+v", have)
+	}
+}
+
 func TestTeams(t *testing.T) {
 	for name, team := range map[string]string{"shop/checkout": "shop", "shop/eu/checkout": "shop", "base": "base", "": ""} {
 		if teamOf(name) != team {

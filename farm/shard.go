@@ -80,6 +80,7 @@ type Shard struct {
 	Key      digest.Digest `json:"key"` // digest of the kind, its format number and its inputs
 	Kind     Kind          `json:"kind"`
 	Class    string        `json:"class"`              // capability class: the queue that it waits in, "<arch>.<kind>"
+	Work     int64         `json:"work,omitempty"`     // about how much its worker has to go through, in bytes: of a bake's shards the largest are first
 	Requires []string      `json:"requires,omitempty"` // labels that its worker must have: those of the bakes that wanted it before it was claimed
 	Label    string        `json:"label"`              // for people: "convert libc6 2.36-9 amd64"
 

@@ -105,7 +105,9 @@ func Convert(spec ConvertSpec) Shard {
 		Keep   []string      `json:"keep,omitempty"`
 		Own    bool          `json:"own,omitempty"`
 	}
-	return newShard(farm.KindConvert, packageLabel(spec.Package), spec, inputs{spec.Package.SHA256, spec.Keep, spec.Package.Own})
+	s := newShard(farm.KindConvert, packageLabel(spec.Package), spec, inputs{spec.Package.SHA256, spec.Keep, spec.Package.Own})
+	s.Work = spec.Package.Size
+	return s
 }
 
 func packageLabel(p recipe.LockedPackage) string {
@@ -136,9 +138,15 @@ func Cut(spec CutSpec) Shard {
 			Last  bool          `json:"last"`
 		}
 		e := spec.Entries[0]
-		return newShard(farm.KindCut, cutLabel(spec), spec, inputs{e.Chunks[0], segmentSize(e.Size, s.Chunk), s.Last})
+		cut := newShard(farm.KindCut, cutLabel(spec), spec, inputs{e.Chunks[0], segmentSize(e.Size, s.Chunk), s.Last})
+		cut.Work = segmentSize(e.Size, s.Chunk)
+		return cut
 	}
-	return newShard(farm.KindCut, cutLabel(spec), spec, spec)
+	cut := newShard(farm.KindCut, cutLabel(spec), spec, spec)
+	for _, e := range spec.Entries {
+		cut.Work += e.Size
+	}
+	return cut
 }
 
 // Assemble is the shard of a layer; members are the keys of the shards whose outputs it is made of, in order, with that of

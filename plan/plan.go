@@ -29,6 +29,9 @@ type Shard struct {
 	// Deps are the keys of the shards whose outputs the spec refers to, in the spec's order. A key may stand here more
 	// than once: two equal chunks of a file are one shard.
 	Deps []digest.Digest
+	// Work is about how much a worker has to go through, in bytes; 0: hard to say, or little. Of what a bake could run, the
+	// largest shards run first, so that no large one is left over in the end. No part of the key.
+	Work int64
 	// Requires are labels that its worker must have, beside those that the bake requires. No part of the key.
 	Requires []string
 }
