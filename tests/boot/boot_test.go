@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -132,12 +134,14 @@ func (f *aFarm) pull(t *testing.T, ref string) string {
 	return file
 }
 
-// qemu runs QEMU until a line of its console has the last of some texts; all must have been there. It returns the console.
+// qemu runs QEMU until its console has had some texts, and then has the machine switch itself off, as its power button does: what it
+// has written is on its disk. It returns the console.
 func qemu(t *testing.T, wants []string, args ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	common := []string{"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-m", "1024", "-smp", "2", "-accel", "tcg", "-serial", "stdio"}
+	button := filepath.Join(t.TempDir(), "monitor")
+	common := []string{"-monitor", "unix:" + button + ",server=on,wait=off", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-m", "1024", "-smp", "2", "-accel", "tcg", "-serial", "stdio"}
 	cmd := exec.CommandContext(ctx, args[0], append(common, args[1:]...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.Stderr = os.Stderr
@@ -153,7 +157,8 @@ func qemu(t *testing.T, wants []string, args ...string) string {
 	var console strings.Builder
 	left := append([]string(nil), wants...)
 	started := time.Now()
-	for lines := bufio.NewScanner(out); len(left) > 0 && lines.Scan(); {
+	lines := bufio.NewScanner(out)
+	for len(left) > 0 && lines.Scan() {
 		line := lines.Text()
 		fmt.Fprintln(&console, line)
 		for i := 0; i < len(left); i++ {
@@ -165,6 +170,19 @@ func qemu(t *testing.T, wants []string, args ...string) string {
 	}
 	if len(left) > 0 {
 		t.Fatalf("no %q within %s:\n%s", left, patience, console.String())
+	}
+	monitor, err := net.Dial("unix", button)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer monitor.Close()
+	if _, err := io.WriteString(monitor, "system_powerdown\n"); err != nil {
+		t.Fatal(err)
+	}
+	for lines.Scan() {
+	}
+	if ctx.Err() != nil {
+		t.Errorf("the machine does not switch itself off:\n%s", console.String())
 	}
 	t.Logf("%q after %s", wants, time.Since(started).Round(time.Second))
 	return console.String()

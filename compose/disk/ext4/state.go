@@ -59,6 +59,9 @@ func Resume(out io.WriterAt, o Options, state []byte) (*Writer, error) {
 	root := d.node(2)
 	w.nodes = make([]*node, count)
 	for i := range w.nodes {
+		if d.err != nil {
+			break
+		}
 		w.nodes[i] = d.node(uint32(firstInode + i))
 	}
 	if d.err == nil && (root == nil || !root.isDir() || w.nodes[0] == nil || !w.nodes[0].isDir()) {
@@ -76,13 +79,55 @@ func Resume(out io.WriterAt, o Options, state []byte) (*Writer, error) {
 	}
 	for _, n := range w.nodes { // a directory that nobody names
 		if n != nil && n.isDir() && n.dir.parent == nil {
-			d.err = errors.Join(d.err, errState)
+			d.fail(errState)
 		}
 	}
-	if d.err != nil || len(d.buf) > 0 {
+	if d.err != nil || len(d.buf) > 0 || !w.plausible() {
 		return nil, fmt.Errorf("ext4: state: %w", errors.Join(d.err, errState))
 	}
 	return w, nil
+}
+
+// plausible reports whether a state that was read keeps within the filesystem: a broken one may make a broken image, but nobody
+// runs on for ever or out of bounds.
+func (w *Writer) plausible() bool {
+	blocks := w.alloc.blocks
+	inside := func(start, count int64) bool { return start >= 0 && count > 0 && start < blocks && count <= blocks-start }
+	if w.alloc.next < 0 || w.alloc.next > roundUp(blocks, grainBlocks) || w.alloc.missing < 0 || w.backed < 0 || w.backed >= w.alloc.groups || w.layer < 0 {
+		return false
+	}
+	end := int64(0)
+	for _, r := range w.alloc.used {
+		if !inside(r.start, r.count) || r.start < end {
+			return false
+		}
+		end = r.start + r.count
+	}
+	for _, r := range w.alloc.freed {
+		if !inside(r.start, r.count) {
+			return false
+		}
+	}
+	for i := -1; i < len(w.nodes); i++ {
+		n := w.root
+		if i >= 0 {
+			n = w.nodes[i]
+		}
+		if n == nil {
+			continue
+		}
+		end := int64(0)
+		for _, e := range n.extents {
+			if !inside(e.start, e.count) || e.count > maxExtent || e.logical < end || e.logical > MaxSize/BlockSize {
+				return false
+			}
+			end = e.logical + e.count
+		}
+		if n.acl >= blocks || len(n.inline) > inodeSize-128-extraSize || n.isDir() && (n.dir.blocks < 0 || n.dir.blocks > maxDirBlocks) {
+			return false
+		}
+	}
+	return true
 }
 
 var errState = errors.New("is broken")
@@ -155,9 +200,16 @@ type decoder struct {
 	err error
 }
 
+// fail keeps the first error.
+func (d *decoder) fail(err error) {
+	if d.err == nil {
+		d.err = err
+	}
+}
+
 func (d *decoder) byte() byte {
 	if len(d.buf) == 0 {
-		d.err = io.ErrUnexpectedEOF
+		d.fail(io.ErrUnexpectedEOF)
 		return 0
 	}
 	b := d.buf[0]
@@ -168,7 +220,7 @@ func (d *decoder) byte() byte {
 func (d *decoder) number() int64 {
 	v, n := binary.Varint(d.buf)
 	if n <= 0 || d.err != nil {
-		d.err = errors.Join(d.err, io.ErrUnexpectedEOF)
+		d.fail(io.ErrUnexpectedEOF)
 		return 0
 	}
 	d.buf = d.buf[n:]
@@ -178,8 +230,11 @@ func (d *decoder) number() int64 {
 // count reads the length of a list whose items have at least a byte each.
 func (d *decoder) count() int {
 	n := d.number()
+	if d.err != nil {
+		return 0
+	}
 	if n < 0 || n > int64(len(d.buf)) {
-		d.err = errors.Join(d.err, errState)
+		d.fail(errState)
 		return 0
 	}
 	return int(n)
@@ -211,8 +266,8 @@ func (d *decoder) node(ino uint32) *node {
 	n.mtime, n.size = d.number(), d.number()
 	links, device := d.number(), d.number()
 	n.acl = d.number()
-	if min(uid, gid, n.size, links, device, n.acl) < 0 || max(uid, gid, device) > math.MaxUint32 || mode > math.MaxUint16 {
-		d.err = errors.Join(d.err, errState)
+	if min(uid, gid, n.size, links, device, n.acl) < 0 || max(uid, gid, device) > math.MaxUint32 || mode > math.MaxUint16 || mode < 0 {
+		d.fail(errState)
 	}
 	n.uid, n.gid, n.links, n.device = uint32(uid), uint32(gid), int(links), uint32(device)
 	for range d.count() {
@@ -246,14 +301,14 @@ func (d *decoder) names(w *Writer, n *node) {
 	for range count {
 		text, ino, layer := d.text(), d.number(), d.number()
 		at := ino - firstInode
-		if d.err != nil || at < 0 || at >= int64(len(w.nodes)) || w.nodes[at] == nil {
-			d.err = errors.Join(d.err, errState)
+		if _, twice := n.dir.index[text]; twice || d.err != nil || at < 0 || at >= int64(len(w.nodes)) || w.nodes[at] == nil {
+			d.fail(errState)
 			return
 		}
 		child := w.nodes[at]
 		if child.isDir() {
 			if child.dir.parent != nil || child == n {
-				d.err = errors.Join(d.err, errState)
+				d.fail(errState)
 				return
 			}
 			child.dir.parent = n
