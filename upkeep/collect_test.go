@@ -15,6 +15,7 @@ import (
 	"bakefarm/imagestore/s3embed"
 	"bakefarm/imagestore/s3store"
 	"bakefarm/imagestore/storetest"
+	"bakefarm/plan"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -141,6 +142,14 @@ func TestRoots(t *testing.T) {
 	action("young", 0, thingOf("young output", 14*day))
 	action("old", 20*day, thingOf("old output", -1))
 	action("old of an image", 20*day, layer, thingOf("inventory of the layer", 0))
+	// A member whose uncompressed bytes are an uploaded chunk: that is not kept by it, and what it is made of is.
+	for name, age := range map[string]time.Duration{"young member": 0, "old member": 20 * day} {
+		key := digest.FromString(name)
+		raw, err := json.Marshal(plan.Member{TarDigest: thingOf("chunk that is the tar of a "+name, -1), Inventory: layer})
+		put(err)
+		_, err = w.bus.Actions.Create(ctx, key.Encoded(), farm.ActionEntry{Schema: farm.Schema, Key: key, Output: raw, At: w.now.Add(-age)})
+		put(err)
+	}
 
 	// A version, another one in the trash, and a record of a later release.
 	manifest := document("manifest", 0, thingOf("config that only the manifest names", 0))

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -211,15 +212,22 @@ func (t *tracing) observations(ctx context.Context) error {
 func (t *tracing) actions(ctx context.Context) error {
 	return t.u.Bus.Actions.Each(ctx, "", func(key string, revision uint64, raw []byte, rec farm.ActionEntry) error {
 		if !t.older(rec.At, t.u.Ages.Cache) || t.wanted[key] {
-			t.m.NeedAll(raw, 0)
+			t.m.NeedAll(withoutTars(raw), 0)
 			return nil
 		}
 		e := oldEntry{key: key, revision: revision}
-		collect.Names(rec.Output, func(s imagestore.Sum) { e.names = append(e.names, s) })
+		collect.Names(withoutTars(rec.Output), func(s imagestore.Sum) { e.names = append(e.names, s) })
 		t.old = append(t.old, e)
 		return nil
 	})
 }
+
+// tarName is the field of an output that names the uncompressed bytes of a member (plan.Member), which no store has.
+var tarName = regexp.MustCompile(`"tarDigest"\s*:\s*"[^"]*"`)
+
+// withoutTars is a record without the names of uncompressed bytes. Those of a later part of a large file are the chunk itself, as it
+// was uploaded: it would be kept for as long as what was made of it.
+func withoutTars(raw []byte) []byte { return tarName.ReplaceAll(raw, []byte(`"tarDigest":""`)) }
 
 func (t *tracing) strangers(ctx context.Context) error {
 	return t.u.Bus.Strangers(ctx, func(raw []byte) error {
