@@ -8,6 +8,7 @@ mkdir -p "$dir"
 dir=$(cd "$dir" && pwd)
 data=$(mktemp -d)
 pid=
+failed=0
 trap 'test -z "$pid" || kill "$pid" 2>/dev/null || true; rm -rf "$data"' EXIT
 
 install() { # PROGRAM PACKAGE@VERSION
@@ -22,8 +23,8 @@ against() { # URL
 		test $n -lt 100 || { echo "the server does not answer:"; cat "$data/log"; exit 1; }
 		sleep 0.2
 	done
-	BAKEFARM_TEST_S3=$1 go test -count 1 -tags containers_image_openpgp ./imagestore/s3store
-	BAKEFARM_TEST_S3=$1 go test -count 1 -tags containers_image_openpgp -run TestScripts ./cmd/bakefarm
+	BAKEFARM_TEST_S3=$1 go test -count 1 -tags containers_image_openpgp ./imagestore/s3store || failed=1
+	BAKEFARM_TEST_S3=$1 go test -count 1 -tags containers_image_openpgp -run TestScripts ./cmd/bakefarm || failed=1
 	kill "$pid"
 	wait "$pid" 2>/dev/null || true
 	pid=
@@ -39,3 +40,4 @@ install minio github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c
 MINIO_ROOT_USER=minio MINIO_ROOT_PASSWORD=secret/+1 "$dir/minio" server --quiet --address 127.0.0.1:17090 "$data/minio" >"$data/log" 2>&1 &
 pid=$!
 against 'http://minio:secret%2F+1@127.0.0.1:17090/bakefarm-test'
+exit $failed

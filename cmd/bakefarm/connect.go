@@ -145,7 +145,15 @@ func (s *settings) connect(p *program, data *dataDir, where storage, r role, wai
 	}
 	p.closes("store", store.Close)
 	if r.writesLedger() {
-		err := store.Claim(ctx, b.FarmID(), s.takeOver)
+		if where.transport == nil { // a service that others have made
+			err = store.Probe(ctx)
+		}
+		if err == nil {
+			err = store.Claim(ctx, b.FarmID(), s.takeOver)
+		}
+		if errors.Is(err, s3store.ErrRefused) {
+			return nil, usagef("--s3: %w", err)
+		}
 		if errors.Is(err, s3store.ErrForeign) {
 			return nil, usagef("--s3: %w: give each farm a bucket or a prefix of its own (http://…/bucket/prefix). "+
 				"If this farm's NATS was made anew and the images are to be its own from now on, say --take-over once: what no restored record names will be collected", err)

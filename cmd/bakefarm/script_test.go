@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/json"
 	"flag"
@@ -23,9 +24,11 @@ import (
 	"time"
 
 	"bakefarm/compose/deb/debtest"
+	"bakefarm/imagestore/s3store"
 	"bakefarm/worker/mirror/mirrortest"
 	"bakefarm/worker/sandbox"
 
+	"github.com/minio/minio-go/v7"
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
@@ -52,6 +55,7 @@ func TestMain(m *testing.M) {
 //	port VAR                       sets $VAR to the address of a free port
 //	contents DIR                   lists the files of the image in an OCI layout
 //	deb FILE NAME VERSION DEPENDS  writes a package with usr/bin/NAME, a conffile, and a postinst that nobody runs
+//	damage                         changes bytes of the smallest object of 100 kB or more in the store
 //	mirror WHAT…                   changes what the mirror serves (see cmdMirror)
 //
 // With BAKEFARM_TEST_S3 set (a URL as --s3 takes it) farms keep their images there, each under a prefix of its own, and scripts
@@ -80,6 +84,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"farm": cmdFarm, "start": cmdStart, "said": cmdSaid, "end": cmdEnd, "exits": cmdExits, "until": cmdUntil, "get": cmdGet,
 			"contents": cmdContents, "http": cmdHTTP, "port": cmdPort, "mirror": cmdMirror, "deb": cmdDeb, "hello": cmdHello,
+			"damage": cmdDamage,
 		},
 	})
 }
@@ -231,6 +236,35 @@ func cmdHello(ts *testscript.TestScript, neg bool, args []string) {
 	program, err := helloProgram()
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), program, 0o755))
+}
+
+// cmdDamage changes four bytes of a pack behind the farm's back, by way of the S3 service.
+func cmdDamage(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 0 {
+		ts.Fatalf("usage: damage")
+	}
+	ctx := ts.Value(worldKey{}).(*world).tb.Context()
+	transport, err := s3store.Transport("")
+	ts.Check(err)
+	defer transport.CloseIdleConnections()
+	client, bucket, prefix, err := s3store.Dial(ts.Getenv("S3"), transport)
+	ts.Check(err)
+	var victim minio.ObjectInfo
+	for o := range client.ListObjects(ctx, bucket, minio.ListObjectsOptions{Prefix: path.Join(prefix, "packs") + "/", Recursive: true}) {
+		ts.Check(o.Err)
+		if o.Size >= 100e3 && (victim.Size == 0 || o.Size < victim.Size) {
+			victim = o
+		}
+	}
+	object, err := client.GetObject(ctx, bucket, victim.Key, minio.GetObjectOptions{})
+	ts.Check(err)
+	defer object.Close()
+	content, err := io.ReadAll(object)
+	ts.Check(err)
+	copy(content[60_000:], "XXXX")
+	_, err = client.PutObject(ctx, bucket, victim.Key, bytes.NewReader(content), int64(len(content)), minio.PutObjectOptions{DisableContentSha256: true})
+	ts.Check(err)
+	ts.Logf("%s is damaged", victim.Key)
 }
 
 func started(ts *testscript.TestScript, name string) *process {

@@ -1,13 +1,16 @@
 package s3store
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,13 +19,18 @@ import (
 	"github.com/minio/minio-go/v7/pkg/s3utils"
 )
 
+// urlOptions are what may stand behind the question mark of a URL.
+var urlOptions = []string{"ca", "checksum", "credentials", "lookup", "region", "sse"}
+
 // environmentTime bounds asking the machine for credentials.
 const environmentTime = 10 * time.Second
 
 // Dial makes a client for a URL, without connecting:
 //
-//	http[s]://KEY:SECRET@host[:port]/bucket[/prefix][?region=us-east-1][&lookup=path|dns][&ca=FILE]
+//	http[s]://KEY:SECRET@host[:port]/bucket[/prefix][?region=REGION][&lookup=path|dns][&ca=FILE]
 //	https://host[:port]/bucket[/prefix]?credentials=environment[&…]
+//
+// The region is that of a host of Amazon's, else us-east-1, when it is not said.
 //
 // Key and secret are percent-encoded where need be. "environment" is where Amazon's own tools look: AWS_ACCESS_KEY_ID,
 // AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, ~/.aws/credentials, and what the machine or container has been given. ca is a file
@@ -62,20 +70,25 @@ func Dial(rawURL string, transport http.RoundTripper) (client *minio.Client, buc
 	if err := s3utils.CheckValidBucketNameStrict(bucket); err != nil {
 		return nil, "", "", fmt.Errorf("bucket %q: %w: want 3 to 63 lower-case letters, digits, - and .", bucket, err)
 	}
+	query := u.Query()
+	for option := range query {
+		if !slices.Contains(urlOptions, option) {
+			return nil, "", "", fmt.Errorf("unknown option %q: there are %s", option, strings.Join(urlOptions, ", "))
+		}
+	}
 	options := &minio.Options{
-		Creds: keys, Secure: u.Scheme == "https", Region: "us-east-1", MaxRetries: 1,
+		Creds: keys, Secure: u.Scheme == "https", Region: cmp.Or(query.Get("region"), s3utils.GetRegionFromURL(*u), "us-east-1"), MaxRetries: 1,
 		// Packs carry their checksum as a header. minio-go takes one only with this set, and sends no trailers for it.
 		TrailingHeaders: true,
-	}
-	query := u.Query()
-	if region := query.Get("region"); region != "" {
-		options.Region = region
 	}
 	switch l := query.Get("lookup"); l {
 	case "": // by name for the services that want it, else by path
 	case "path":
 		options.BucketLookup = minio.BucketLookupPath
 	case "dns":
+		if net.ParseIP(u.Hostname()) != nil {
+			return nil, "", "", fmt.Errorf("lookup dns: no bucket can stand before %s, which is an address: want a name, or ?lookup=path", u.Hostname())
+		}
 		options.BucketLookup = minio.BucketLookupDNS
 	default:
 		return nil, "", "", fmt.Errorf("lookup %q: want path or dns", l)

@@ -15,6 +15,14 @@ import (
 
 // get reads len(dst) bytes of a pack's object from offset on. errGone when there is no such object.
 func (s *Store) get(ctx context.Context, pack string, offset int64, dst []byte) error {
+	return s.getObject(ctx, s.objectName(pack), offset, dst)
+}
+
+// errAnswer: the service has sent something else than what it was asked for.
+var errAnswer = errors.New("not what was asked for")
+
+// getObject reads len(dst) bytes of an object from offset on. errGone when there is none.
+func (s *Store) getObject(ctx context.Context, name string, offset int64, dst []byte) error {
 	if len(dst) == 0 {
 		return nil
 	}
@@ -22,20 +30,20 @@ func (s *Store) get(ctx context.Context, pack string, offset int64, dst []byte) 
 	if err := opts.SetRange(offset, offset+int64(len(dst))-1); err != nil {
 		return err
 	}
-	body, info, _, err := s.core.GetObject(ctx, s.bucket, s.objectName(pack), opts)
+	body, info, _, err := s.core.GetObject(ctx, s.bucket, name, opts)
 	if err != nil {
 		res := minio.ToErrorResponse(err)
 		if res.StatusCode == http.StatusNotFound && res.Code != minio.NoSuchBucket {
-			return fmt.Errorf("%w: %s", errGone, s.objectName(pack))
+			return fmt.Errorf("%w: %s", errGone, name)
 		}
 		return err
 	}
 	defer body.Close()
 	if info.Size != int64(len(dst)) {
-		return fmt.Errorf("GET %s: asked for %d bytes at %d, the service sends %d", s.objectName(pack), len(dst), offset, info.Size)
+		return fmt.Errorf("GET %s: %w: %d bytes at %d are wanted, the service sends %d", name, errAnswer, len(dst), offset, info.Size)
 	}
 	if _, err := io.ReadFull(body, dst); err != nil {
-		return fmt.Errorf("GET %s at %d: %w", s.objectName(pack), offset, err)
+		return fmt.Errorf("GET %s at %d: %w", name, offset, err)
 	}
 	io.Copy(io.Discard, io.LimitReader(body, 1)) // reach the end, so that the connection is used again
 	return nil

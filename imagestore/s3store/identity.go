@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"path"
-	"time"
 
 	"github.com/minio/minio-go/v7"
 )
@@ -33,17 +32,7 @@ const (
 // the same. Of two farms that claim a new bucket at the same time, both see whose it came to be. A service that is away is tried
 // again until ctx ends.
 func (s *Store) Claim(ctx context.Context, farm string, takeOver bool) error {
-	for attempt := 0; ; attempt++ {
-		err := s.claim(ctx, farm, takeOver)
-		if err == nil || errors.Is(err, ErrForeign) || errors.Is(err, ErrRefused) || !transient(err) {
-			return err
-		}
-		wait := min(10*time.Second, 250*time.Millisecond<<min(attempt, 10))
-		s.log.Warn("whose the bucket is can't be asked: retrying", "url", s.url(), "err", err, "in", wait)
-		if sleep(ctx, wait) != nil {
-			return err
-		}
-	}
+	return s.ask(ctx, "whose the bucket is can't be asked", func(ctx context.Context) error { return s.claim(ctx, farm, takeOver) })
 }
 
 func (s *Store) claim(ctx context.Context, farm string, takeOver bool) error {

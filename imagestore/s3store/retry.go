@@ -51,7 +51,7 @@ func transient(err error) bool {
 		return false
 	}
 	var res minio.ErrorResponse
-	if errors.As(err, &res) && res.StatusCode >= 400 && res.StatusCode < 500 {
+	if errors.As(err, &res) && (res.StatusCode >= 400 && res.StatusCode < 500 || res.StatusCode == http.StatusNotImplemented) {
 		switch res.StatusCode {
 		case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusConflict:
 			return true

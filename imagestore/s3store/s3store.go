@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"path"
 	"strings"
 	"sync"
-	"time"
 
 	"bakefarm/imagestore"
 
@@ -55,10 +53,6 @@ type Store struct {
 
 var _ imagestore.Store = (*Store)(nil)
 
-// ErrRefused says that the service was reached and will not let this store use the bucket. Trying again does not help, other
-// credentials or another bucket may.
-var ErrRefused = errors.New("refused")
-
 // Open opens the bucket, making it if need be. An unreachable service is logged and tried again until ctx ends; a refusal
 // is ErrRefused at once.
 func Open(ctx context.Context, c Config) (*Store, error) {
@@ -76,49 +70,12 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if c.Recent > 0 {
 		s.recent = newCache(c.Recent)
 	}
-	for attempt := 0; ; attempt++ {
-		err := s.openBucket(ctx)
-		if err == nil {
-			break
-		}
-		if ctx.Err() != nil {
-			return nil, err
-		}
-		if !transient(err) {
-			return nil, fmt.Errorf("%w: %w%s", ErrRefused, err, remedy(err))
-		}
-		wait := min(10*time.Second, 250*time.Millisecond<<min(attempt, 10))
-		s.log.Warn("S3 can't be reached: retrying", "url", s.url(), "err", err, "in", wait)
-		if sleep(ctx, wait) != nil {
-			return nil, err
-		}
+	if err := s.ask(ctx, "S3 can't be reached", s.openBucket); err != nil {
+		return nil, err
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.packer = newPacker(s)
 	return s, nil
-}
-
-// remedy is what a person may do about a refusal, for the end of its text.
-func remedy(err error) string {
-	var res minio.ErrorResponse
-	errors.As(err, &res)
-	switch res.Code {
-	case "InvalidAccessKeyId":
-		return ": check the access key"
-	case "SignatureDoesNotMatch":
-		return ": check the secret (percent-encoded where need be)"
-	case "RequestTimeTooSkewed":
-		return ": set this machine's clock"
-	case "InvalidBucketName":
-		return ": name another bucket"
-	}
-	switch res.StatusCode {
-	case http.StatusUnauthorized, http.StatusForbidden: // answers to HEAD say no more than that
-		return ": check the access key, the secret (percent-encoded where need be) and their rights to the bucket"
-	case http.StatusBadRequest, http.StatusMovedPermanently:
-		return ": check the bucket's name, ?region= and ?lookup="
-	}
-	return ""
 }
 
 func (s *Store) openBucket(ctx context.Context) error {

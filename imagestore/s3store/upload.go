@@ -66,10 +66,15 @@ func (s *Store) upload(ctx context.Context, b *batch) error {
 	return nil
 }
 
-// put uploads a pack with one PUT. The checksum travels as a header of its own: the service verifies it if it knows it, and
+// put uploads a pack. The checksum travels as a header of its own: the service verifies it if it knows it, and
 // neither side spends time on the sha256 that the payload's signature would take (pieces have theirs) or on the framing
 // that a trailing checksum needs.
 func (s *Store) put(ctx context.Context, p farm.Pack, body pieces, crc uint32) error {
+	return s.putObject(ctx, s.objectName(p.ID), body, p.Size, crc)
+}
+
+// putObject uploads an object of size bytes with one PUT, as packs are. crc is its CRC32C.
+func (s *Store) putObject(ctx context.Context, name string, body pieces, size int64, crc uint32) error {
 	options := minio.PutObjectOptions{
 		ContentType:          packType,
 		DisableMultipart:     true,
@@ -83,12 +88,12 @@ func (s *Store) put(ctx context.Context, p farm.Pack, body pieces, crc uint32) e
 	case MD5:
 		options.SendContentMd5 = true
 	}
-	info, err := s.client.PutObject(ctx, s.bucket, s.objectName(p.ID), &reader{pieces: body}, p.Size, options)
+	info, err := s.client.PutObject(ctx, s.bucket, name, &reader{pieces: body}, size, options)
 	if err != nil {
 		return err
 	}
 	if info.ChecksumCRC32C != "" && info.ChecksumCRC32C != sum {
-		return fmt.Errorf("pack %s: the service has stored bytes with CRC32C %s, sent were %s", p.ID, info.ChecksumCRC32C, sum)
+		return fmt.Errorf("PUT %s: the service has stored bytes with CRC32C %s, sent were %s", name, info.ChecksumCRC32C, sum)
 	}
 	return nil
 }
