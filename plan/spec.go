@@ -18,7 +18,7 @@ var Formats = map[farm.Kind]int{
 	farm.KindTrim:      1,
 	farm.KindCut:       1,
 	farm.KindAssemble:  3,
-	farm.KindConfigure: 3,
+	farm.KindConfigure: 4,
 	farm.KindImage:     2,
 	farm.KindIndex:     1,
 	farm.KindRoot:      4,

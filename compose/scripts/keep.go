@@ -57,6 +57,7 @@ var rewriting = []struct {
 	{"var/lib/texmf/ls-R", sortListing},
 	{"var/lib/texmf/ls-R-*", sortListing},
 	{"etc/mdadm/mdadm.conf", dropMdadmDate},
+	{"etc/hosts", dropMachine},
 }
 
 const maxRewritten = 16 << 20

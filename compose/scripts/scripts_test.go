@@ -172,6 +172,7 @@ func TestRewritten(t *testing.T) {
 		"etc/aliases.db":           {page(0x061561, binary.LittleEndian, "1600000001 now"), page(0x061561, binary.LittleEndian, "1600000002 later")},
 		"etc/postfix/virtual.db":   {page(0x053162, binary.BigEndian, "1600000001 here"), page(0x053162, binary.BigEndian, "1600000003 there")},
 		"var/lib/texmf/ls-R":       {"% ls-R -- x\n\n./:\n.:\nb\na\n\n./z:\n\n./b:\nd\nc\n", "% ls-R -- x\n\n./b:\nc\nd\n\n./z:\n\n./:\n.:\na\nb\n"},
+		"etc/hosts":                {"10.0.0.1 db\n127.0.1.1\tbakefarm.localdomain\tbakefarm\n", "10.0.0.1 db\n"},
 		"etc/mdadm/mdadm.conf":     {"a\n# This configuration was auto-generated on Mon, 1 Jan by mkconf\n", "a\n# This configuration was auto-generated on Tue, 2 Jan by mkconf\n"},
 		"var/lib/texmf/x/etex.log": {"1 JAN", "2 JAN 2020"},
 	} {

@@ -32,7 +32,7 @@ func TestBench(t *testing.T) {
 	if !*benchTools {
 		t.Skip("measures only with -bench-tools: make bench")
 	}
-	b := &bench{t: t, ctx: t.Context(), dir: t.TempDir()}
+	b := &bench{t: t, ctx: t.Context(), dir: roomy(t)}
 	machine := machine()
 	b.rebakes()
 	b.systems()

@@ -33,7 +33,7 @@ func TestBenchDisks(t *testing.T) {
 	if !*benchTools {
 		t.Skip("measures only with -bench-tools: make bench")
 	}
-	b := &bench{t: t, ctx: t.Context(), dir: t.TempDir()}
+	b := &bench{t: t, ctx: t.Context(), dir: roomy(t)}
 	machine := machine()
 	b.disks()
 	fmt.Println()

@@ -44,7 +44,7 @@ func TestBenchStorage(t *testing.T) {
 // the first have added to the bucket.
 func stored(t *testing.T, what string, rebakes int, recipe string, files int) {
 	t.Log(what)
-	b := &bench{t: t, ctx: t.Context(), dir: t.TempDir()}
+	b := &bench{t: t, ctx: t.Context(), dir: roomy(t)}
 	f := startFarm(t, impatience...)
 	defer f.stop()
 	dir := b.t.TempDir()

@@ -22,7 +22,7 @@ var (
 
 // sets are compared; without -all the first.
 var sets = [][]string{
-	{"cron", "openssh-server", "vim"},
+	{"cron", "netbase", "openssh-server", "vim"},
 	{"nginx-light", "python3", "dbus", "systemd"},
 	{"default-jre-headless", "man-db"},
 	{"postgresql"},

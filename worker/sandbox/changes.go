@@ -99,7 +99,7 @@ func (req *diffRequest) serve(user bool) error {
 	if err := lowerView(req.Lowers, lower, user); err != nil {
 		return err
 	}
-	d := differ{w: os.Stdout, opaque: overlayXattr(user) + "opaque", first: map[inode]string{}}
+	d := differ{w: os.Stdout, standIns: filepath.Join(req.Root, standInsDir), opaque: overlayXattr(user) + "opaque", first: map[inode]string{}}
 	up, err := unix.Open(upper, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -123,10 +123,11 @@ const aboveMark = "bakefarm.above"
 // differ writes the upper layer's entries. Names are looked up in open directories and links never followed, so that
 // nothing is found but what the two trees have at the same place.
 type differ struct {
-	w      io.Writer
-	opaque string
-	first  map[inode]string // the first path of files with several names
-	above  []compose.Entry  // directories that lead to where it is, and that have no entry yet
+	w        io.Writer
+	standIns string // directory
+	opaque   string
+	first    map[inode]string // the first path of files with several names
+	above    []compose.Entry  // directories that lead to where it is, and that have no entry yet
 }
 
 // write writes an entry, after the directories above it that have none yet.
@@ -267,7 +268,7 @@ func (d *differ) leaf(now, before *node) error {
 	if now.Type != tar.TypeReg {
 		return d.write(now.Entry, nil)
 	}
-	if is, err := isStandIn(now.Path, now.Size, func() ([]byte, error) { return os.ReadFile(now.at) }); err != nil || is {
+	if is, err := isStandIn(d.standIns, now.Path, now.at); err != nil || is {
 		return err
 	}
 	f, err := os.Open(now.at)

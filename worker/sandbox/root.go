@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -177,7 +178,25 @@ type standIn struct {
 	path    string
 	dir     bool // a place to mount on, made only where there is nothing: the runtime would make it in the upper layer
 	content string
+	added   string      // comes after the layers' own content, where they have the file
 	mode    fs.FileMode // 0: 0755
+}
+
+// maxAddedTo bounds the files of layers that stand-ins add to, in bytes. Larger ones are hidden.
+const maxAddedTo = 1 << 20
+
+// wholeName is a line of /etc/hosts with the whole name of the machine that commands see.
+const wholeName = "127.0.1.1\t" + hostname + ".localdomain\t" + hostname + "\n"
+
+// contentOver is the file's content where the layers have had in its place, "" when nothing.
+func (s standIn) contentOver(had []byte) string {
+	if s.added == "" || len(had) == 0 {
+		return s.content
+	}
+	if !bytes.HasSuffix(had, []byte("\n")) {
+		had = append(had, '\n')
+	}
+	return string(had) + s.added
 }
 
 var standIns = []standIn{
@@ -188,7 +207,8 @@ var standIns = []standIn{
 	// For scripts that have init start itself anew and wait a second for it: where init is no business of theirs, they don't.
 	{path: "usr/bin/ischroot", content: "#!/bin/sh\nexit 0\n"},
 	// What a machine has, and mail servers and their kind ask for its whole name when they make their first configuration.
-	{path: "etc/hosts", mode: 0o644, content: "127.0.0.1\tlocalhost\n127.0.1.1\t" + hostname + ".localdomain\t" + hostname + "\n::1\tlocalhost\n"},
+	// The line in front tells netbase, in compose/scripts, that the layers have none.
+	{path: "etc/hosts", mode: 0o644, content: wholeName + "127.0.0.1\tlocalhost\n::1\tlocalhost\n", added: wholeName},
 	{path: "proc", dir: true},
 	{path: "sys", dir: true},
 	{path: "dev", dir: true},
@@ -224,7 +244,13 @@ func makeStandIns(view, into *os.Root) error {
 		if err := into.MkdirAll(dir, 0o755); err != nil {
 			return err
 		}
-		if err := into.WriteFile(s.path, []byte(s.content), cmp.Or(s.mode, 0o755)); err != nil {
+		var had []byte
+		if s.added != "" && have != nil && have.Mode().IsRegular() && have.Size() <= maxAddedTo {
+			if had, err = view.ReadFile(s.path); err != nil {
+				return err
+			}
+		}
+		if err := into.WriteFile(s.path, []byte(s.contentOver(had)), cmp.Or(s.mode, 0o755)); err != nil {
 			return err
 		}
 		if err := into.Chtimes(s.path, standInTime, standInTime); err != nil {
@@ -282,16 +308,21 @@ func likeDir(view *os.Root, name, ours string) error {
 	return unix.UtimesNanoAt(unix.AT_FDCWD, ours, []unix.Timespec{st.Mtim, st.Mtim}, 0)
 }
 
-// isStandIn reports whether a file of the upper layer is a copy of ours: something changed its attributes.
-func isStandIn(p string, size int64, content func() ([]byte, error)) (bool, error) {
-	for _, s := range standIns {
-		if s.path == p && !s.dir && size == int64(len(s.content)) {
-			have, err := content()
-			if err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return false, err
-			}
-			return string(have) == s.content, nil
-		}
+// isStandIn reports whether a file of the upper layer, at path at, is a copy of ours below dir: something changed its
+// attributes.
+func isStandIn(dir, p, at string) (bool, error) {
+	if !slices.ContainsFunc(standIns, func(s standIn) bool { return s.path == p && !s.dir }) {
+		return false, nil
 	}
-	return false, nil
+	ours, err := os.ReadFile(filepath.Join(dir, p))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	if info, err := os.Lstat(at); err != nil || info.Size() != int64(len(ours)) {
+		return false, err
+	}
+	have, err := os.ReadFile(at)
+	return err == nil && bytes.Equal(have, ours), err
 }

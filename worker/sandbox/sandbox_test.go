@@ -183,6 +183,22 @@ func TestChanges(t *testing.T) {
 	}
 }
 
+// The machine's name comes after the layers' own hosts, and in front where they have none.
+func TestHosts(t *testing.T) {
+	r := open(t, sandbox.Config{})
+	const name = "127.0.1.1\tbakefarm.localdomain\tbakefarm\n"
+	if got := script(t, debian(t, r), "head -n 1 /etc/hosts"); got != name {
+		t.Errorf("/etc/hosts begins with %q", got)
+	}
+	root := debian(t, r, layer(archive(t, []tar.Header{{Typeflag: tar.TypeReg, Name: "etc/hosts", Mode: 0o640}}, map[string]string{"etc/hosts": "10.0.0.1 db"})))
+	if got := script(t, root, "cat /etc/hosts; chmod 600 /etc/hosts"); got != "10.0.0.1 db\n"+name {
+		t.Errorf("/etc/hosts is %q", got)
+	}
+	equalLines(t, changes(t, root), nil)
+	script(t, root, "echo 10.0.0.2 cache >>/etc/hosts")
+	equalLines(t, changes(t, root), []string{`0 0600 0:0 etc/hosts "10.0.0.1 db\n127.0.1.1\tbakefarm.localdomain\tbakefarm\n10.0.0.2 cache\n"`})
+}
+
 // What Changes says of a root makes the same root when it's a layer of the next.
 func TestChangesAreALayer(t *testing.T) {
 	r := open(t, sandbox.Config{})

@@ -92,7 +92,9 @@ func Resume(out io.WriterAt, o Options, state []byte) (*Writer, error) {
 // runs on for ever or out of bounds.
 func (w *Writer) plausible() bool {
 	blocks := w.alloc.blocks
-	inside := func(start, count int64) bool { return start >= 0 && count > 0 && start < blocks && count <= blocks-start }
+	inside := func(start, count int64) bool {
+		return start >= 0 && count > 0 && start < blocks && count <= blocks-start
+	}
 	if w.alloc.next < 0 || w.alloc.next > roundUp(blocks, grainBlocks) || w.alloc.missing < 0 || w.backed < 0 || w.backed >= w.alloc.groups || w.layer < 0 {
 		return false
 	}
