@@ -52,8 +52,7 @@ func (x *Index) look() *lookup {
 		n := len(x.Packages)
 		l.names = chains{make(map[string]int32, n), make(map[string]int32, n), make([]link, 0, n)}
 		l.provided = chains{map[string]int32{}, map[string]int32{}, nil}
-		for i := range x.Packages {
-			p := &x.Packages[i]
+		for i, p := range x.Packages {
 			l.names.add(p.Name, i)
 			if p.Essential || p.Priority == "required" {
 				l.base = append(l.base, i)

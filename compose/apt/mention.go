@@ -39,8 +39,8 @@ func (x *Index) mentions(arch string) map[string]int32 {
 			all[name] = int32(len(all))
 		}
 	}
-	for i := range x.Packages {
-		if p := &x.Packages[i]; p.fits(arch) {
+	for _, p := range x.Packages {
+		if p.fits(arch) {
 			number(p.Name)
 			for _, text := range p.relationFields() {
 				eachName(text, number)

@@ -18,7 +18,7 @@ const (
 
 // Index is what one Packages file offers, in its order. It is safe for concurrent use.
 type Index struct {
-	Packages []Package // not to be changed once Solve has seen them
+	Packages []*Package // not to be changed once Solve has seen them
 	// Unlisted: the packages are known otherwise than through an archive's index, and need no Filename.
 	Unlisted bool
 	// Installed: the packages are those of the system that VariantBase is over. There is nothing to fetch of them.
@@ -135,7 +135,7 @@ func parseBlocks(r io.Reader, size, longest int) (*Index, error) {
 			if err := p.block(string(buf[:end])); err != nil {
 				return nil, err
 			}
-			return &Index{Packages: slices.Concat(p.blocks...)}, nil
+			return &Index{Packages: p.packages}, nil
 		}
 		switch cut := bytes.LastIndex(buf[:end], []byte("\n\n")) + 1; {
 		case cut > 0:
@@ -154,9 +154,9 @@ func parseBlocks(r io.Reader, size, longest int) (*Index, error) {
 
 // parser is a Packages file on its way.
 type parser struct {
-	blocks [][]Package
-	count  int       // packages in them, and in recent
-	recent []Package // of the block that is being parsed
+	packages []*Package
+	count    int       // packages, with those in recent
+	recent   []Package // of the block that is being parsed
 }
 
 // block parses a block of text, of which nothing else is kept.
@@ -166,7 +166,10 @@ func (p *parser) block(text string) error {
 		return err
 	}
 	own(p.recent)
-	p.blocks = append(p.blocks, slices.Clone(p.recent))
+	packages := slices.Clone(p.recent)
+	for i := range packages {
+		p.packages = append(p.packages, &packages[i])
+	}
 	clear(p.recent)
 	return nil
 }

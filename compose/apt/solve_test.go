@@ -51,7 +51,7 @@ func archive(t *testing.T, lines string) *Index {
 				t.Fatalf("bad line %q", line)
 			}
 		}
-		x.Packages = append(x.Packages, p)
+		x.Packages = append(x.Packages, &p)
 	}
 	return x
 }
@@ -173,7 +173,7 @@ func TestSolveRefusesBadRecords(t *testing.T) {
 		"no valid Size":   func(p *Package) { p.Size = -1 },
 	} {
 		x := archive(t, "a 1")
-		spoil(&x.Packages[0])
+		spoil(x.Packages[0])
 		if _, err := Solve(Request{Arch: "amd64", Variant: VariantNone, Packages: []string{x.Packages[0].Name}}, []*Index{x}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", want, err)
 		}

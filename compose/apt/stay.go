@@ -19,7 +19,7 @@ func (u *universe) find(e Exact) *version {
 func Find(e Exact, indexes []*Index) (p *Package, index int) {
 	for i, x := range indexes {
 		for j := range x.look().names.of(e.Name) {
-			if p := &x.Packages[j]; p.Version == e.Version && p.Arch == e.Arch && strings.EqualFold(p.SHA256, e.SHA256) {
+			if p := x.Packages[j]; p.Version == e.Version && p.Arch == e.Arch && strings.EqualFold(p.SHA256, e.SHA256) {
 				return p, i
 			}
 		}

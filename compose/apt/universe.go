@@ -94,8 +94,8 @@ func (u *universe) settleInstalled() {
 		if !x.Installed {
 			continue
 		}
-		for j := range x.Packages {
-			if p := &x.Packages[j]; p.fits(u.arch) && u.installed[p.Name] == nil {
+		for _, p := range x.Packages {
+			if p.fits(u.arch) && u.installed[p.Name] == nil {
 				u.installed[p.Name] = &version{p, i}
 			}
 		}
@@ -130,7 +130,7 @@ func (u *universe) versions(name string) []*version {
 	var all []*version
 	for i, x := range u.indexes {
 		for j := range x.look().names.of(name) {
-			if p := &x.Packages[j]; p.fits(u.arch) {
+			if p := x.Packages[j]; p.fits(u.arch) {
 				all = append(all, &version{p, i})
 			}
 		}
@@ -190,7 +190,7 @@ func (u *universe) providersOf(name string) []provider {
 	}
 	for _, x := range u.indexes {
 		for j := range x.look().provided.of(name) {
-			p := &x.Packages[j]
+			p := x.Packages[j]
 			v := u.candidate(p.Name)
 			if is := u.installed[p.Name]; is != nil && is.Package == p {
 				v = is

@@ -197,8 +197,8 @@ func (s *solver) whyNot(n *node, r relation, negative bool) string {
 func (s *solver) all() iter.Seq[*Package] {
 	return func(yield func(*Package) bool) {
 		for _, x := range s.indexes {
-			for i := range x.Packages {
-				if p := &x.Packages[i]; p.fits(s.arch) && !yield(p) {
+			for _, p := range x.Packages {
+				if p.fits(s.arch) && !yield(p) {
 					return
 				}
 			}

@@ -392,8 +392,7 @@ func (m *machine) twoVersions(t *testing.T) (name, old, newest string) {
 	t.Helper()
 	all := map[string][]*apt.Package{}
 	for _, index := range m.indexes {
-		for i := range index.Packages {
-			p := &index.Packages[i]
+		for _, p := range index.Packages {
 			all[p.Name] = append(all[p.Name], p)
 		}
 	}

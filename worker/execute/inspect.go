@@ -101,17 +101,17 @@ func (c *lazyChunk) Read(p []byte) (int, error) {
 }
 
 // offer makes of a package's control file what an archive's index would say about it.
-func offer(control []byte, is recipe.LockedPackage) (apt.Package, error) {
+func offer(control []byte, is recipe.LockedPackage) (*apt.Package, error) {
 	x, err := apt.ParsePackages(bytes.NewReader(control))
 	if err != nil {
-		return apt.Package{}, fmt.Errorf("control file: %w", err)
+		return nil, fmt.Errorf("control file: %w", err)
 	}
 	if len(x.Packages) != 1 {
-		return apt.Package{}, errors.New("control file: want one paragraph")
+		return nil, errors.New("control file: want one paragraph")
 	}
 	p := x.Packages[0]
 	if p.Name != is.Name || p.Version != is.Version || p.Arch != is.Arch {
-		return apt.Package{}, fmt.Errorf("control file: it is that of %s %s (%s)", p.Name, p.Version, p.Arch)
+		return nil, fmt.Errorf("control file: it is that of %s %s (%s)", p.Name, p.Version, p.Arch)
 	}
 	p.SHA256, p.Size = is.SHA256.Encoded(), is.Size
 	return p, nil

@@ -12,10 +12,12 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/therootcompany/xz"
+	"golang.org/x/sys/unix"
 )
 
 // Decompressors returns the decompressors of this machine by the ending of the file's name, without dot: gz and xz. The
@@ -81,11 +83,23 @@ func openXZWith(program string, r io.Reader) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, fmt.Errorf("xz: %w", err)
 	}
+	widen(stdout)
 	if err := p.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("xz: %w", err)
 	}
 	p.stdout = stdout
 	return p, nil
+}
+
+// widen has a pipe hold more than the kernel's own 64 KiB, where the user's limit allows it: the program writes 8 KiB at a
+// time, and it and we would wait for each other all the time.
+func widen(pipe io.ReadCloser) {
+	const size = 1 << 20
+	if f, is := pipe.(syscall.Conn); is {
+		if c, err := f.SyscallConn(); err == nil {
+			_ = c.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, size) })
+		}
+	}
 }
 
 // largeBlock is the size of a block, in bytes of data, from which on others probably follow it, and decoding them at the
