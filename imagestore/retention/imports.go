@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -45,6 +46,23 @@ func readForeign(what string, data []byte, v any) error {
 	return nil
 }
 
+// strangers names the keys of a JSON object that are not known.
+func (i *Imported) strangers(where string, object map[string]json.RawMessage, known ...string) {
+	for _, key := range slices.Sorted(maps.Keys(object)) {
+		if !slices.Contains(known, key) {
+			i.note("%s: %q is unknown here", where, clip(key))
+		}
+	}
+}
+
+// clip shortens what came from outside, for messages.
+func clip(s string) string {
+	if len(s) > 80 {
+		return s[:80] + "…"
+	}
+	return s
+}
+
 // ecrPolicy is a lifecycle policy of Amazon ECR (Amazon ECR user guide, "Lifecycle policy parameters").
 type ecrPolicy struct {
 	Rules []ecrRule `json:"rules"`
@@ -59,12 +77,18 @@ type ecrRule struct {
 		TagPatternList []string `json:"tagPatternList"`
 		CountType      string   `json:"countType"` // imageCountMoreThan, sinceImagePushed, sinceImagePulled …
 		CountNumber    int      `json:"countNumber"`
-		CountUnit      string   `json:"countUnit"` // days
-		StorageClass   string   `json:"storageClass"`
+		CountUnit      string   `json:"countUnit"`    // days
+		StorageClass   string   `json:"storageClass"` // standard, archive
 	} `json:"selection"`
 	Action struct {
-		Type string `json:"type"` // expire; transition
+		Type string `json:"type"` // expire, transition
 	} `json:"action"`
+}
+
+// ecrKeys are all keys of such a policy, to find those that are unknown here.
+type ecrKeys struct {
+	Text  string                       `json:"lifecyclePolicyText"` // of "aws ecr get-lifecycle-policy": the policy is in it
+	Rules []map[string]json.RawMessage `json:"rules"`
 }
 
 // ImportECR translates a lifecycle policy of Amazon ECR for the names that match covers. ECR's rules say what expires, ours
@@ -75,12 +99,31 @@ func ImportECR(match string, data []byte) (Imported, error) {
 	if why := badGlob(match); why != "" {
 		return in, fmt.Errorf("match %q %s", match, why)
 	}
+	const what = "ECR lifecycle policy"
+	var keys ecrKeys
+	if err := readForeign(what, data, &keys); err != nil {
+		return in, err
+	}
+	if keys.Text != "" {
+		data, keys = []byte(keys.Text), ecrKeys{}
+		if err := readForeign(what, data, &keys); err != nil {
+			return in, err
+		}
+	}
 	var p ecrPolicy
-	if err := readForeign("ECR lifecycle policy", data, &p); err != nil {
+	if err := readForeign(what, data, &p); err != nil {
 		return in, err
 	}
 	if len(p.Rules) == 0 {
-		return in, fmt.Errorf("ECR lifecycle policy: it has no rules")
+		return in, fmt.Errorf("%s: it has no rules", what)
+	}
+	for i, r := range keys.Rules {
+		name := fmt.Sprintf("ECR rule %d", p.Rules[i].Priority)
+		in.strangers(name, r, "rulePriority", "description", "selection", "action")
+		var selection map[string]json.RawMessage
+		if json.Unmarshal(r["selection"], &selection) == nil {
+			in.strangers(name, selection, "tagStatus", "tagPrefixList", "tagPatternList", "countType", "countNumber", "countUnit", "storageClass")
+		}
 	}
 	slices.SortStableFunc(p.Rules, func(a, b ecrRule) int { return a.Priority - b.Priority })
 	rule := Rule{Match: match}
@@ -89,8 +132,11 @@ func ImportECR(match string, data []byte) (Imported, error) {
 		name := fmt.Sprintf("ECR rule %d", r.Priority)
 		s := r.Selection
 		switch {
-		case r.Action.Type != "" && r.Action.Type != "expire":
-			in.note("%s: action %q: images are not moved between storage classes here", name, r.Action.Type)
+		case r.Action.Type == "transition", s.StorageClass != "" && s.StorageClass != "standard":
+			in.note("%s: images are not moved to an archive here, nor out of one", name)
+			continue
+		case r.Action.Type != "expire":
+			in.note("%s: action %q is unknown here", name, clip(r.Action.Type))
 			continue
 		case s.CountNumber <= 0:
 			in.note("%s: countNumber %d: it is ignored", name, s.CountNumber)
@@ -110,16 +156,22 @@ func ImportECR(match string, data []byte) (Imported, error) {
 				}
 			}
 			continue
+		case s.TagStatus != "any":
+			in.note("%s: tagStatus %q is unknown here", name, clip(s.TagStatus))
+			continue
 		}
 		switch s.CountType {
 		case "imageCountMoreThan":
 			rule.KeepLast, all = s.CountNumber, true
 		case "sinceImagePushed":
-			all = days(&in, name, s.CountNumber, s.CountUnit, &rule.KeepFor) || all
-		case "sinceImagePulled":
+			var pushed Duration
+			all = days(&in, name, s.CountNumber, s.CountUnit, &pushed) || all
+			rule.KeepFor = max(rule.KeepFor, pushed)
+		case "sinceImagePulled": // of what was never pulled the time of the push counts
 			all = days(&in, name, s.CountNumber, s.CountUnit, &rule.KeepPulledFor) || all
+			rule.KeepFor = max(rule.KeepFor, rule.KeepPulledFor)
 		default:
-			in.note("%s: countType %q is unknown here", name, s.CountType)
+			in.note("%s: countType %q is unknown here", name, clip(s.CountType))
 		}
 	}
 	if rule.KeepLast > 0 && (rule.KeepFor > 0 || rule.KeepPulledFor > 0) {
@@ -152,6 +204,11 @@ func days(in *Imported, name string, n int, unit string, to *Duration) bool {
 type harborPolicy struct {
 	Algorithm string       `json:"algorithm"` // or
 	Rules     []harborRule `json:"rules"`
+	Trigger   struct {
+		Settings struct {
+			Cron string `json:"cron"`
+		} `json:"settings"`
+	} `json:"trigger"`
 }
 
 type harborRule struct {
@@ -179,11 +236,19 @@ func ImportHarbor(prefix string, data []byte) (Imported, error) {
 	if err := readForeign("Harbor retention policy", data, &p); err != nil {
 		return in, err
 	}
+	var keys map[string]json.RawMessage
+	if err := readForeign("Harbor retention policy", data, &keys); err != nil {
+		return in, err
+	}
+	in.strangers("policy", keys, "id", "algorithm", "rules", "trigger", "scope")
 	if len(p.Rules) == 0 {
 		return in, fmt.Errorf("Harbor retention policy: it has no rules")
 	}
 	if p.Algorithm != "" && p.Algorithm != "or" {
-		in.note("algorithm %q: rules are joined by or here", p.Algorithm)
+		in.note("algorithm %q: rules are joined by or here", clip(p.Algorithm))
+	}
+	if cron := p.Trigger.Settings.Cron; cron != "" {
+		in.note("trigger %s: the farm applies a policy by itself, every few hours; there is no other schedule", clip(cron))
 	}
 	for i, r := range p.Rules {
 		name := fmt.Sprintf("Harbor rule %d", i+1)
@@ -260,6 +325,10 @@ func (i *Imported) harborRule(name string, r harborRule) (rule Rule, ok bool) {
 	}
 	if narrowed != "" {
 		i.note("%s: only tags that it %s count there; here all versions of a name do", name, narrowed)
+	}
+	if r.Template == "nothing" {
+		i.note("%s: it retains nothing; a rule here has to keep something, and what none is about is kept", name)
+		return rule, false
 	}
 	if n == 0 && r.Template != "always" {
 		i.note("%s: template %q without its number", name, r.Template)

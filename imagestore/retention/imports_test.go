@@ -35,10 +35,25 @@ func TestImportECR(t *testing.T) {
 	if none, err := ImportECR("**", []byte(`{"rules": [{"rulePriority": 1}]}`)); err != nil || len(none.Policy.Rules) != 0 || len(none.Untranslated) != 2 {
 		t.Errorf("%+v, %v", none, err)
 	}
+	// What "aws ecr get-lifecycle-policy" prints, with what ECR has besides expiring.
+	archive, err := ImportECR("**", []byte(strings.ReplaceAll(`{"registryId": "1", "repositoryName": "a", "lifecyclePolicyText": "{\"rules\": [
+		{\"rulePriority\": 1, \"selection\": {\"tagStatus\": \"any\", \"countType\": \"sinceImagePulled\", \"countUnit\": \"days\", \"countNumber\": 60, \"when\": 1}, \"action\": {\"type\": \"expire\"}},
+		{\"rulePriority\": 2, \"selection\": {\"tagStatus\": \"any\", \"storageClass\": \"archive\", \"countType\": \"sinceImageTransitioned\", \"countUnit\": \"days\", \"countNumber\": 365}, \"action\": {\"type\": \"expire\"}},
+		{\"rulePriority\": 3, \"selection\": {\"tagStatus\": \"any\", \"countType\": \"sinceImagePulled\", \"countUnit\": \"days\", \"countNumber\": 30}, \"action\": {\"type\": \"transition\", \"targetStorageClass\": \"archive\"}},
+		{\"rulePriority\": 4, \"selection\": {\"tagStatus\": \"all\", \"countType\": \"imageCountMoreThan\", \"countNumber\": 1}, \"action\": {\"type\": \"expire\"}}]}"}`, "\n\t\t", "")))
+	if want := "rules:\n- match: \"**\"\n  keepFor: 60d\n  keepPulledFor: 60d\n"; err != nil || archive.Text != want {
+		t.Errorf("got\n%s, %v, want\n%s", archive.Text, err, want)
+	}
+	for i, begins := range []string{`ECR rule 1: "when" is unknown`, "ECR rule 2: images are not moved", "ECR rule 3: images are not moved", `ECR rule 4: tagStatus "all"`} {
+		if i >= len(archive.Untranslated) || !strings.HasPrefix(archive.Untranslated[i], begins) {
+			t.Errorf("note %d of %q does not begin with %q", i, archive.Untranslated, begins)
+		}
+	}
 }
 
 func TestImportHarbor(t *testing.T) {
-	got, err := ImportHarbor("shop/", []byte(`{"algorithm": "or", "rules": [
+	got, err := ImportHarbor("shop/", []byte(`{"id": 1, "algorithm": "or", "colour": "red", "scope": {"level": "project", "ref": 3},
+		"trigger": {"kind": "Schedule", "settings": {"cron": "0 0 0 * * *"}, "references": {"job_id": 1}}, "rules": [
 		{"action": "retain", "template": "latestPushedK", "params": {"latestPushedK": 10},
 		 "tag_selectors": [{"kind": "doublestar", "decoration": "matches", "pattern": "**"}],
 		 "scope_selectors": {"repository": [{"kind": "doublestar", "decoration": "repoMatches", "pattern": "{checkout,cart}"}]}},
@@ -48,6 +63,7 @@ func TestImportHarbor(t *testing.T) {
 		{"action": "retain", "template": "always", "tag_selectors": [{"decoration": "matches", "pattern": "v*"}],
 		 "scope_selectors": {"repository": [{"decoration": "repoMatches", "pattern": "**"}]}},
 		{"disabled": true, "template": "always"},
+		{"action": "retain", "template": "nothing", "params": {}},
 		{"action": "retain", "template": "latestPulledN", "params": {"latestPulledN": 5},
 		 "tag_selectors": [{"decoration": "excludes", "pattern": "tmp*"}],
 		 "scope_selectors": {"repository": [{"decoration": "repoExcludes", "pattern": "x"}, {"decoration": "repoMatches", "pattern": "late"}]}}]}`))
@@ -67,7 +83,7 @@ func TestImportHarbor(t *testing.T) {
 		t.Errorf("got\n%swant\n%s", got.Text, want)
 	}
 	all := strings.Join(got.Untranslated, "\n")
-	for _, part := range []string{"rule 4: it is disabled", "rule 5: only tags that it excludes tmp*", "repoExcludes x", "shop/late: rule 3 (shop/**) decides", "5 most recently pulled"} {
+	for _, part := range []string{"rule 4: it is disabled", "rule 5: it retains nothing", `"colour" is unknown`, "trigger 0 0 0 * * *", "rule 6: only tags that it excludes tmp*", "repoExcludes x", "shop/late: rule 3 (shop/**) decides", "5 most recently pulled"} {
 		if !strings.Contains(all, part) {
 			t.Errorf("%q is not told of in\n%s", part, all)
 		}

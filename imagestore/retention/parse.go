@@ -201,11 +201,9 @@ func readRule(v strict.Value, before Policy) (r Rule) {
 	field("keepTags", func(v strict.Value) { r.KeepTags = readGlobs(v, `keepTags: ["release-*"]`) })
 	field("keepChannels", func(v strict.Value) { r.KeepChannels = readGlobs(v, `keepChannels: [prod]`) })
 	field("keepLabels", func(v strict.Value) { r.KeepLabels = readLabels(v) })
+	field("quota", func(v strict.Value) { r.Quota = readSize(v, "quota: 20GiB") })
 	if !keeps {
-		v.Refuse("has no keepLast, keepFor or other keep, so that it would keep nothing; write at least one of them")
-	}
-	if v, ok := f.Get("quota"); ok {
-		r.Quota = readSize(v, "quota: 20GiB")
+		v.Refuse("has no keepLast, keepFor or other keep, nor a quota, so that it would keep nothing; write at least one of them")
 	}
 	if v, ok := f.Need("match", `match: "shop/*"`); ok {
 		s := readGlob(v, `match: "shop/*"`)

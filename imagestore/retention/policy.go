@@ -40,7 +40,8 @@ func (p Policy) Share() int {
 	return p.MaxExpire
 }
 
-// Rule says how long versions of the names that it matches are kept. A version is kept when any field keeps it.
+// Rule says how long versions of the names that it matches are kept. A version is kept when any field keeps it, and the quota
+// has room.
 type Rule struct {
 	Line int // of the policy's text; 0: it has none
 	// Match is a glob over the whole image name: * any characters within a path component, ? one, [a-z] one of these;
@@ -60,8 +61,14 @@ type Rule struct {
 	KeepChannels []string  // versions that a channel whose name matches has ever pointed to
 
 	// Quota is how many bytes the versions of each name may have together; 0: any. The oldest go first. What is protected
-	// (see Decide), and what tags, labels and channels keep, stays.
+	// (see Decide), and what tags, labels and channels keep, stays. With nothing beside it, it keeps all that fit.
 	Quota int64
+}
+
+// onlyQuota reports whether nothing but a quota decides.
+func (r Rule) onlyQuota() bool {
+	return r.Quota > 0 && r.KeepLast == 0 && len(r.KeepTags)+len(r.KeepLabels)+len(r.KeepChannels) == 0 &&
+		r.KeepFor+r.KeepPulledFor+r.KeepDeployedFor+r.KeepDaily+r.KeepWeekly+r.KeepMonthly == 0
 }
 
 // Pattern is a label and a glob over its value.

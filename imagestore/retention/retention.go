@@ -261,6 +261,9 @@ func (r deciding) loosely(v Version, nth int, now time.Time) []string {
 		return nil
 	}
 	var reasons []string
+	if r.onlyQuota() {
+		reasons = append(reasons, r.called+": within the quota of "+FormatSize(r.Quota))
+	}
 	if r.KeepLast > 0 && nth <= r.KeepLast {
 		reasons = append(reasons, r.called+": number "+strconv.Itoa(nth)+" of its name, within the last "+strconv.Itoa(r.KeepLast))
 	}

@@ -108,6 +108,9 @@ func TestDecide(t *testing.T) {
 		"quota": {
 			Policy{Rules: []Rule{{Match: "**", KeepLast: 10, Quota: 3000}}},
 			append(with(history("app", 5, day), func(v []Version) { v[4].Pins = []farm.Pin{{By: "ann"}} }), history("small", 2, day)...), nil},
+		"quota-alone": {
+			Policy{Rules: []Rule{{Match: "**", Quota: 2500}}},
+			history("shop/checkout", 4, day), []farm.Channel{{Name: "shop/checkout", Channel: "prod", Version: "checkout-001"}}},
 		"quota-of-a-team": {
 			Policy{Rules: []Rule{{Match: "**", KeepLast: 10}}, Quotas: []Quota{{Match: "shop/**", Size: 3100}}},
 			append(with(history("shop/app", 3, 10*day), func(v []Version) { v[0].Parents = []ID{{"shop/base", "base-001"}} }),
