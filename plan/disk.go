@@ -12,7 +12,7 @@ import (
 )
 
 // Inits are the packages one of which is a machine's /sbin/init.
-var Inits = []string{"systemd-sysv", "sysvinit-core", "runit-init", "openrc"}
+var Inits = append([]string{"systemd-sysv"}, recipe.OtherInits...)
 
 // machinePackages are the packages that a machine has beside those that a recipe names, unless it names others of their
 // kind: a kernel, an init, what firmware starts.

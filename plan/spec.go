@@ -21,8 +21,8 @@ var Formats = map[farm.Kind]int{
 	farm.KindConfigure: 4,
 	farm.KindImage:     2,
 	farm.KindIndex:     1,
-	farm.KindRoot:      4,
-	farm.KindDisk:      4,
+	farm.KindRoot:      5,
+	farm.KindDisk:      5,
 	farm.KindRun:       1,
 	farm.KindBoot:      1,
 }

@@ -9,7 +9,8 @@ import (
 	"bakefarm/recipe/strict"
 )
 
-func readOutputs(v strict.Value, os OS) []Output {
+func readOutputs(v strict.Value, r *Recipe) []Output {
+	os := r.OS
 	const example = "[{oci: {platforms: [linux/amd64]}}]"
 	values, ok := v.Items(example)
 	if ok && len(values) == 0 {
@@ -36,6 +37,8 @@ func readOutputs(v strict.Value, os OS) []Output {
 				disk.Refuse("has initrd: distribution, which the packages' maintainer scripts make; write scripts: run")
 			case d.Initrd == InitrdDistribution && d.Filesystem == FilesystemEROFS:
 				disk.Refuse("has initrd: distribution, which lays nothing over a root of erofs to write to; leave initrd out, or take ext4")
+			case otherInit(os) != "" && len(r.Config.Entrypoint)+len(r.Config.Cmd) > 0:
+				disk.Refuse("has %s for its init, and a disk's entrypoint is a unit of systemd; take %[1]s out of os.debian.packages, or config.entrypoint and config.cmd away", otherInit(os))
 			case os.Scratch:
 				disk.Refuse("has no kernel over scratch; write os: {debian: {suite: bookworm}}")
 			case slices.ContainsFunc(outputs, func(o Output) bool { return o.Disk != nil && o.Disk.Platform == d.Platform }):
@@ -51,6 +54,21 @@ func readOutputs(v strict.Value, os OS) []Output {
 		}
 	}
 	return outputs
+}
+
+// OtherInits are the packages that bring an init which is not systemd.
+var OtherInits = []string{"sysvinit-core", "runit-init", "openrc"}
+
+// otherInit is the one of OtherInits that an OS names; empty: none.
+func otherInit(os OS) string {
+	if os.Debian != nil {
+		for _, p := range os.Debian.Packages {
+			if name, _, _ := strings.Cut(p, "="); slices.Contains(OtherInits, name) {
+				return name
+			}
+		}
+	}
+	return ""
 }
 
 // Bounds of a disk, in bytes.

@@ -98,7 +98,7 @@ func readRecipe(v strict.Value) *Recipe {
 	}
 	recipe.Outputs = []Output{{OCI: &OCIOutput{Platforms: []string{DefaultPlatform}}}}
 	if v, ok := f.Get("outputs"); ok {
-		recipe.Outputs = readOutputs(v, recipe.OS)
+		recipe.Outputs = readOutputs(v, recipe)
 	}
 	if v, ok := f.Get("tests"); ok {
 		recipe.Tests = readTests(v, recipe.Outputs)

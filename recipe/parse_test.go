@@ -332,6 +332,8 @@ func TestParseErrors(t *testing.T) {
 		{"nothing to sign", disk("size: 2GiB, boot: direct, secureBoot: abababababababababababababababababababababababababababababababab"), []string{`f:5:57: outputs[0].disk.secureBoot: is for what firmware starts, and with boot: direct it starts nothing; write boot: uefi`}},
 		{"restart", disk("size: 2GiB, restart: sometimes"), []string{`f:5:40: outputs[0].disk.restart: "sometimes" is not in this release of bakefarm; write always or on-failure or no`}},
 		{"initrd without scripts", disk("size: 2GiB, initrd: distribution"), []string{`f:5:18: outputs[0].disk: has initrd: distribution, which the packages' maintainer scripts make; write scripts: run`}},
+		{"entrypoint without systemd", "apiVersion: bakefarm/v1\nname: a/b\nos: {debian: {suite: bookworm, packages: [curl, sysvinit-core=3.06-4]}}\nconfig: {cmd: [/x]}\noutputs: [{disk: {size: 2GiB}}]\n", []string{
+			`f:5:18: outputs[0].disk: has sysvinit-core for its init, and a disk's entrypoint is a unit of systemd; take sysvinit-core out of os.debian.packages, or config.entrypoint and config.cmd away`}},
 		{"disk's root", disk("size: 2GiB, filesystem: btrfs"), []string{`f:5:43: outputs[0].disk.filesystem: "btrfs" is not in this release of bakefarm; write ext4 or erofs`}},
 		{"disk's command line", disk("size: 2GiB, cmdline: quiet root=/dev/sda"), []string{`f:5:40: outputs[0].disk.cmdline: has root= in it, which the disk sets itself; take it out`}},
 		{"two disks", disk("size: 2GiB}}, {disk: {size: 4GiB"), []string{`f:5:40: outputs[1].disk: is a second disk for linux/amd64; keep one`}},

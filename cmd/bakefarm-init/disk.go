@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/binary"
 	"errors"
 	"os"
 	"path/filepath"
@@ -19,7 +20,6 @@ type partition struct {
 	name   string // vda2
 	disk   string // vda
 	number int
-	grown  bool
 }
 
 // waitFor waits for the partition to appear: disks take their time.
@@ -130,7 +130,6 @@ func grow(p *partition) error {
 	if err := tellKernel(f, last.Start, last.Size, p.number); err != nil {
 		return errors.New("the kernel does not take the new size: " + err.Error())
 	}
-	p.grown = true
 	say("/dev/" + p.name + " has grown to " + strconv.FormatInt(last.Size/mebi, 10) + " MiB")
 	return nil
 }
@@ -146,33 +145,51 @@ func tellKernel(disk *os.File, start, size int64, number int) error {
 	return nil
 }
 
-// resize lets the mounted root fill its partition (ioctl EXT4_IOC_RESIZE_FS: the number of blocks).
+// resize lets the mounted root fill its partition (ioctl EXT4_IOC_RESIZE_FS: the number of blocks), also when the machine
+// was switched off between the growth of the partition and this.
 func resize(p *partition) error {
 	f, err := os.Open("/dev/" + p.name)
 	if err != nil {
 		return err
 	}
+	defer f.Close()
 	size, err := f.Seek(0, 2)
-	f.Close()
 	if err != nil {
 		return err
 	}
-	var stat unix.Statfs_t
-	if err := unix.Statfs(newRoot, &stat); err != nil {
+	super := make([]byte, 1024)
+	if _, err := f.ReadAt(super, 1024); err != nil {
 		return err
+	}
+	block, has := filesystem(super)
+	const rest = 16 * mebi // less than that may be no group of blocks
+	if block == 0 || size-has < rest {
+		return nil
 	}
 	root, err := os.Open(newRoot)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	blocks := uint64(size / stat.Bsize)
-	if !p.grown {
-		return nil
-	}
+	blocks := uint64(size / block)
 	const ext4Resize = 0x40086610 // _IOW('f', 16, __u64)
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, root.Fd(), ext4Resize, uintptr(unsafe.Pointer(&blocks))); errno != 0 {
 		return errno
 	}
+	say("the root filesystem had " + strconv.FormatInt(has/mebi, 10) + " MiB, and has " + strconv.FormatInt(size/mebi, 10))
 	return nil
+}
+
+// filesystem reads an ext4 superblock: the size of a block and of all of them, in bytes; 0 when it is none.
+func filesystem(super []byte) (block, size int64) {
+	le := binary.LittleEndian
+	if le.Uint16(super[0x38:]) != 0xef53 || le.Uint32(super[0x18:]) > 6 {
+		return 0, 0
+	}
+	block = 1024 << le.Uint32(super[0x18:])
+	blocks := int64(le.Uint32(super[4:]))
+	if le.Uint32(super[0x60:])&0x80 != 0 { // 64bit
+		blocks |= int64(le.Uint32(super[0x150:])) << 32
+	}
+	return block, block * blocks
 }

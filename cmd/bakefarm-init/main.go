@@ -11,7 +11,6 @@ package main
 import (
 	"errors"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -128,7 +127,8 @@ func say(text string) {
 	os.Stderr.WriteString(line)
 }
 
-// loadModules loads what the list names, in its order. One that has no device here may refuse: that is no failure.
+// loadModules loads what the list names, in its order. One that has no device here may refuse, and what needs it is left
+// out then: that is no failure.
 func loadModules() {
 	list, err := os.ReadFile("/modules")
 	if err != nil {
@@ -136,8 +136,20 @@ func loadModules() {
 		return
 	}
 	loaded := 0
-	for _, file := range strings.Fields(string(list)) {
-		f, err := os.Open(file)
+	refused := make(map[string]bool)
+lines:
+	for line := range strings.Lines(string(list)) {
+		names := strings.Fields(line)
+		if len(names) == 0 {
+			continue
+		}
+		for _, need := range names[1:] {
+			if refused[need] {
+				refused[names[0]] = true
+				continue lines
+			}
+		}
+		f, err := os.Open("/lib/modules/" + names[0] + ".ko")
 		if err != nil {
 			say(err.Error())
 			continue
@@ -147,8 +159,10 @@ func loadModules() {
 		switch {
 		case err == nil, errors.Is(err, unix.EEXIST):
 			loaded++
-		case !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.ENOENT): // ENOENT: one that it builds on has no device
-			say("module " + filepath.Base(file) + ": " + err.Error())
+		case errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENOENT): // ENOENT: one that it builds on has no device
+			refused[names[0]] = true
+		default:
+			say("module " + names[0] + ": " + err.Error())
 		}
 	}
 	say(strconv.Itoa(loaded) + " modules loaded")

@@ -90,6 +90,7 @@ type Builder struct {
 	root   *ext4.Writer
 	boot   *bootFiles // nil: the system is complete
 	tail   []byte     // the backup table, when it comes last; nil: it is written
+	app    uint32     // the first inode that is none of the OS's; 0: the OS is not complete
 }
 
 // New begins a disk whose chunks go to chunks.

@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -15,6 +16,7 @@ import (
 	"strings"
 	"testing"
 
+	"bakefarm/compose"
 	"bakefarm/compose/disk/ext4"
 	"bakefarm/compose/disk/gpt"
 
@@ -239,7 +241,11 @@ func build(t *testing.T, o Options, m memory, layers ...[]byte) ([]Layer, *Kerne
 }
 
 func TestDisk(t *testing.T) {
-	machine, err := Machine{Entrypoint: []string{"/opt/app"}, Packages: []string{"systemd", "kmod"}}.Layer(options)
+	files, err := Machine{Entrypoint: []string{"/opt/app"}, Packages: []string{"systemd", "kmod"}}.files(options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	machine, err := compose.Head(nil, files)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -278,7 +284,7 @@ func TestDisk(t *testing.T) {
 	}
 }
 
-const golden = "a6321630eb61a6eec68723479eb9bf832710a59fc146340f74b708a256717431"
+const golden = "9db8bd824912c0f09f96a45393875adc82866de809be084ea17eac00807a6f8f"
 
 // A disk whose layers are so large that the system partition shares one with the root.
 func TestLargeLayers(t *testing.T) {
@@ -474,6 +480,67 @@ func readOnly() Options {
 	o := options
 	o.ReadOnly = true
 	return o
+}
+
+// What a machine needs comes over what the OS has, and leaves alone what the app has; a hosts file stays whose ever it is.
+func TestMachine(t *testing.T) {
+	system := bootable()
+	system["etc/fstab"] = "of the OS"
+	system["etc/machine-id"] = "of the OS"
+	for _, c := range []struct {
+		os, app map[string]string
+		want    map[string]string // by path, how a file begins
+	}{
+		{nil, nil, map[string]string{"/etc/hosts": "127.0.0.1\tlocalhost\n", "/etc/fstab": "PARTUUID=", "/etc/machine-id": "uninitialized\n"}},
+		{map[string]string{"etc/hosts": "of the OS"}, nil, map[string]string{"/etc/hosts": "of the OS", "/etc/fstab": "PARTUUID="}},
+		{nil, map[string]string{"etc/fstab": "of the app", "etc/hosts": "of the app", "etc/machine-id": "of the app", "etc/systemd/system/app.service": "[Unit]"},
+			map[string]string{"/etc/hosts": "of the app", "/etc/fstab": "of the app", "/etc/machine-id": "uninitialized\n", "/etc/systemd/system/app.service": "[Unit]",
+				"/etc/systemd/network/80-ether.network": "# Every"}},
+	} {
+		m := memory{}
+		first := NewChunks(options.Size, m.put)
+		b, err := New(options, first)
+		if err != nil {
+			t.Fatal(err)
+		}
+		below := maps.Clone(system)
+		maps.Copy(below, c.os)
+		if err := b.Layer(bytes.NewReader(layer(t, below))); err != nil {
+			t.Fatal(err)
+		}
+		p, err := b.Prefix()
+		first.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		chunks := NewChunks(options.Size, m.put)
+		defer chunks.Close()
+		if b, err = Resume(options, chunks, p.State); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Layer(bytes.NewReader(layer(t, c.app))); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Machine(Machine{Entrypoint: []string{"/opt/app"}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Finish(); err != nil {
+			t.Fatal(err)
+		}
+		layers, err := b.Layers(t.Context(), m.get)
+		if err != nil {
+			t.Fatal(err)
+		}
+		root := filepath.Join(t.TempDir(), "root")
+		if err := os.WriteFile(root, m.raw(t, layers)[rootStart:], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for path, want := range c.want {
+			if out, err := exec.Command("debugfs", "-R", "cat "+path, root).Output(); err != nil || !strings.HasPrefix(string(out), want) {
+				t.Errorf("%s is %q, want %q: %v", path, out, want, err)
+			}
+		}
+	}
 }
 
 func TestUnit(t *testing.T) {

@@ -14,7 +14,7 @@ import (
 
 // Machine says what a disk has beside the layers of the image: what makes a machine of it.
 type Machine struct {
-	Entrypoint []string // with its arguments; empty: no program is started
+	Entrypoint []string // with its arguments; empty: no program is started. systemd starts it
 	Env        map[string]string
 	User       string // as in an image's configuration: user, user:group, uid:gid
 	WorkingDir string
@@ -34,8 +34,31 @@ func (m Machine) has(names ...string) bool {
 	return slices.ContainsFunc(names, func(n string) bool { return slices.Contains(m.Packages, n) })
 }
 
-// Layer makes the layer's tar. It goes over the app's; what it needs are the units' own places, below etc.
-func (m Machine) Layer(o Options) ([]byte, error) {
+// Machine adds the layer of a machine, over the app's. A file that the app itself has at the same place stays: it is
+// somebody's decision. What names the machine is never the app's, and the hosts file of the OS stays too.
+func (b *Builder) Machine(m Machine) error {
+	files, err := m.files(b.Options)
+	if err != nil {
+		return err
+	}
+	files = slices.DeleteFunc(files, func(f compose.File) bool {
+		inode := b.root.Lookup(f.Path)
+		return inode != 0 && f.Path != identity && (f.Path == hosts || b.app != 0 && inode >= b.app)
+	})
+	layer, err := compose.Head(nil, files)
+	if err != nil {
+		return err
+	}
+	return b.Layer(bytes.NewReader(append(layer, make([]byte, compose.TrailerSize)...)))
+}
+
+const (
+	identity = "etc/machine-id"
+	hosts    = "etc/hosts"
+)
+
+// files are what the layer has: units in their own places, and the rest below etc.
+func (m Machine) files(o Options) ([]compose.File, error) {
 	const units = "etc/systemd/system/"
 	var files []compose.File
 	text := func(path, content string) { files = append(files, compose.Text(path, 0o644, []byte(content))) }
@@ -43,7 +66,24 @@ func (m Machine) Layer(o Options) ([]byte, error) {
 		files = append(files, compose.Symlink(units+target+".wants/"+unit, source))
 	}
 	// An identity of its own at the first start; and the units that presets enable, where no script has.
-	text("etc/machine-id", "uninitialized\n")
+	text(identity, "uninitialized\n")
+	text(hosts, "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n")
+	text(units+"machine-name.service", `[Unit]
+Description=A name of this machine's own, until it is given another one
+DefaultDependencies=no
+Before=systemd-networkd.service sysinit.target
+ConditionPathExists=!/etc/hostname
+ConditionKernelCommandLine=!systemd.hostname
+ConditionFileIsExecutable=/bin/sh
+
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c 'printf host-%%.8s %m >/proc/sys/kernel/hostname'
+
+[Install]
+WantedBy=sysinit.target
+`)
+	enable("machine-name.service", "/"+units+"machine-name.service", "sysinit.target")
 	if o.ReadOnly {
 		text("etc/fstab", "# The root is EROFS, and over it what is in memory: see bakefarm-init.\n")
 	} else {
@@ -97,11 +137,7 @@ WantedBy=sysinit.target
 `)
 		enable("module-index.service", "/"+units+"module-index.service", "sysinit.target")
 	}
-	head, err := compose.Head(nil, files)
-	if err != nil {
-		return nil, err
-	}
-	return append(head, make([]byte, compose.TrailerSize)...), nil
+	return files, nil
 }
 
 // unit is the service of the image's program (systemd.service(5), systemd.exec(5)).

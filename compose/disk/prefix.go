@@ -163,6 +163,7 @@ func Resume(o Options, chunks *Chunks, raw []byte) (*Builder, error) {
 	if b.root, err = ext4.Resume(offset{chunks, rootStart}, b.filesystem(), s.Root); err != nil {
 		return nil, err
 	}
+	b.app = b.root.Next()
 	for _, k := range s.Chunks {
 		chunks.chunks = append(chunks.chunks, chunk{k.Offset, Part{k.Digest, k.Size}})
 	}

@@ -88,8 +88,14 @@ func startFarm(t *testing.T) *aFarm {
 // recipe is that of examples/hello with a part of its own.
 func (f *aFarm) recipe(t *testing.T, context, os_, outputs, tests string) string {
 	t.Helper()
+	return f.recipeOf(t, context, os_, "{copy: dist, to: /opt/hello}", outputs, tests)
+}
+
+// recipeOf is one with an app of its own.
+func (f *aFarm) recipeOf(t *testing.T, context, os_, app, outputs, tests string) string {
+	t.Helper()
 	file := filepath.Join(f.dir, context, strings.ReplaceAll(t.Name(), "/", "-")+".yaml")
-	text := "apiVersion: bakefarm/v1\nname: boot/hello\nos: " + os_ + "\napp: [{copy: dist, to: /opt/hello}]\n" +
+	text := "apiVersion: bakefarm/v1\nname: boot/hello\nos: " + os_ + "\napp: [" + app + "]\n" +
 		"config: {entrypoint: [/opt/hello/hello], env: {PORT: \"8080\"}}\noutputs: [" + outputs + "]\n"
 	if tests != "" {
 		text += "tests: [" + tests + "]\n"
@@ -200,6 +206,69 @@ func TestBoot(t *testing.T) {
 	t.Run("base", f.base)
 	t.Run("microvm", f.microVM)
 	t.Run("first", f.firstStart)
+	t.Run("login", f.login)
+}
+
+// login comes in by SSH with a key that the app has, and looks whether the machine knows its network and itself.
+func (f *aFarm) login(t *testing.T) {
+	for _, program := range []string{"ssh", "ssh-keygen"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skip(err)
+		}
+	}
+	dir := t.TempDir()
+	key := filepath.Join(dir, "key")
+	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	public, err := os.ReadFile(key + ".pub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(f.dir, "app", "keys"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(f.dir, "app", "keys", "authorized_keys"), public, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	disk := f.pull(t, f.bake(t, f.recipeOf(t, "app", "{debian: {suite: bookworm, packages: [openssh-server, sudo, curl]}}",
+		"{copy: dist, to: /opt/hello}, {copy: keys, to: /root/.ssh}", "{disk: {size: 2GiB, boot: direct}}", "")))
+	cmdline, err := os.ReadFile(disk + ".cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := net.SplitHostPort(free.Addr().String())
+	free.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	machine := exec.CommandContext(ctx, "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-m", "768", "-smp", "2", "-accel", "tcg",
+		"-cpu", "max", "-kernel", disk+".kernel", "-initrd", disk+".initrd", "-append", strings.TrimSpace(string(cmdline)),
+		"-drive", "format=raw,if=virtio,cache=unsafe,file="+disk, "-netdev", "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:"+port+"-:22",
+		"-device", "virtio-net-pci,netdev=net,romfile=")
+	machine.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := machine.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer machine.Wait()
+	defer cancel()
+	const look = `set -e; getent ahosts localhost; getent hosts "$(hostname)"; sudo -n true; curl -fsS localhost:8080/healthz; hostname`
+	var said []byte
+	for ctx.Err() == nil {
+		said, err = exec.CommandContext(ctx, "ssh", "-i", key, "-p", port, "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
+			"-o", "ConnectTimeout=30", "-o", "LogLevel=ERROR", "root@127.0.0.1", look).CombinedOutput()
+		if err == nil {
+			break
+		}
+		time.Sleep(3 * time.Second)
+	}
+	t.Logf("%s", said)
+	if err != nil || !regexp.MustCompile(`127\.0\.0\.1 `).Match(said) || !regexp.MustCompile(`(?m)^host-[0-9a-f]{8}$`).Match(said) || strings.Contains(string(said), "unable to resolve") {
+		t.Errorf("%v", err)
+	}
 }
 
 // gates has the farm's own gate start disks of all kinds until their service answers.

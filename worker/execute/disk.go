@@ -1,7 +1,6 @@
 package execute
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -239,14 +238,10 @@ func makeDisk(ctx context.Context, j *job, spec plan.DiskSpec) (plan.ImageOutput
 		}
 	}
 	c := spec.Config
-	machine, err := disk.Machine{
+	if err := b.Machine(disk.Machine{
 		Entrypoint: append(append([]string(nil), c.Entrypoint...), c.Cmd...), Env: c.Env, User: c.User,
 		WorkingDir: c.WorkingDir, StopSignal: c.StopSignal, Restart: spec.Disk.Restart, Packages: spec.Packages,
-	}.Layer(options)
-	if err != nil {
-		return plan.ImageOutput{}, err
-	}
-	if err := b.Layer(bytes.NewReader(machine)); err != nil {
+	}); err != nil {
 		return plan.ImageOutput{}, err
 	}
 	if err := b.Finish(); err != nil {

@@ -169,6 +169,26 @@ func (w *Writer) walk(parts []string, create bool) (*node, error) {
 	return at, nil
 }
 
+// Lookup returns the inode number of what a path names, 0 when there is nothing. A symbolic link at its end is not followed.
+func (w *Writer) Lookup(path string) uint32 {
+	parts, err := clean(path)
+	if err != nil || len(parts) == 0 {
+		return 0
+	}
+	parent, err := w.walk(parts[:len(parts)-1], false)
+	if err != nil || parent == nil {
+		return 0
+	}
+	n := parent.dir.lookup(parts[len(parts)-1])
+	if n == nil {
+		return 0
+	}
+	return n.ino
+}
+
+// Next is the inode number of what comes next: numbers rise, and are never given again.
+func (w *Writer) Next() uint32 { return uint32(firstInode + len(w.nodes)) }
+
 // makeDir makes a plain directory.
 func (w *Writer) makeDir(parent *node, text string) (*node, error) {
 	n, err := w.newNode(typeDir | 0o755)

@@ -60,8 +60,9 @@ type Modules struct {
 
 // Module is one module to load.
 type Module struct {
-	Name string
-	ELF  []byte
+	Name  string
+	Needs []string // modules that it can't be loaded without
+	ELF   []byte
 }
 
 // moduleName is the name by which modules know each other.
@@ -117,13 +118,17 @@ func (m Modules) Select(filesystems ...string) ([]Module, error) {
 				return err
 			}
 		}
+		var needs []string
 		for _, dep := range hard {
 			if err := visit(dep, name); err != nil {
 				return err
 			}
+			if dep = strings.ReplaceAll(dep, "-", "_"); byName[dep] != "" {
+				needs = append(needs, dep)
+			}
 		}
 		state[name] = 2
-		order = append(order, Module{name, raw})
+		order = append(order, Module{name, needs, raw})
 		return nil
 	}
 	disks := 0
@@ -202,7 +207,8 @@ func dependencies(raw []byte) (hard, soft []string, err error) {
 	return hard, soft, nil
 }
 
-// New makes the RAM disk: init, and the modules in the order in which it will load them.
+// New makes the RAM disk: init, the modules, and the list of these in the order in which it will load them, each line a name
+// and those of the modules that it needs.
 func New(init []byte, modules []Module, time int64) ([]byte, error) {
 	var packed bytes.Buffer
 	z, err := gzip.NewWriterLevel(&packed, gzip.BestSpeed)
@@ -217,7 +223,7 @@ func New(init []byte, modules []Module, time int64) ([]byte, error) {
 	c.add("init", 0o100755, init, 0, 0)
 	var list strings.Builder
 	for _, m := range modules {
-		list.WriteString("/lib/modules/" + m.Name + ".ko\n")
+		list.WriteString(strings.Join(append([]string{m.Name}, m.Needs...), " ") + "\n")
 		c.add("lib/modules/"+m.Name+".ko", 0o100644, m.ELF, 0, 0)
 	}
 	c.add("modules", 0o100644, []byte(list.String()), 0, 0)

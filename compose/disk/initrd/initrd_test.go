@@ -70,6 +70,9 @@ func TestSelect(t *testing.T) {
 	if !slices.Equal(names, want) {
 		t.Errorf("got %v\nwant %v", names, want)
 	}
+	if last := modules[len(modules)-1]; !slices.Equal(last.Needs, []string{"jbd2"}) {
+		t.Errorf("ext4 needs %v", last.Needs) // what is built in is always there
+	}
 	for change, say := range map[string]func(m Modules){
 		"driver for no disk":     func(m Modules) { delete(m.Files, "kernel/drivers/block/virtio_blk.ko") },
 		"can't mount ext4":       func(m Modules) { delete(m.Files, "kernel/fs/ext4/ext4.ko") },
