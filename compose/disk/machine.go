@@ -27,8 +27,9 @@ type Machine struct {
 // Service is the unit that runs the image's program.
 const Service = "app.service"
 
-// networkManagers configure the network by themselves.
-var networkManagers = []string{"cloud-init", "ifupdown", "netplan.io", "network-manager", "connman", "dhcpcd"}
+// networkManagers configure the network by themselves. cloud-init is none: where no cloud tells it anything it does nothing, and
+// what it writes for systemd-networkd comes before ours.
+var networkManagers = []string{"ifupdown", "netplan.io", "network-manager", "connman", "dhcpcd"}
 
 func (m Machine) has(names ...string) bool {
 	return slices.ContainsFunc(names, func(n string) bool { return slices.Contains(m.Packages, n) })

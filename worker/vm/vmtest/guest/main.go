@@ -30,13 +30,14 @@ func main() {
 		time.Sleep(time.Hour)
 	}
 	list, _ := os.ReadFile("/modules")
-	for _, file := range strings.Fields(string(list)) {
-		f, err := os.Open(file)
+	for line := range strings.Lines(string(list)) {
+		name, _, _ := strings.Cut(strings.TrimSpace(line), " ")
+		f, err := os.Open("/lib/modules/" + name + ".ko")
 		if err == nil {
 			err = unix.FinitModule(int(f.Fd()), "", 0)
 		}
 		if err != nil {
-			fmt.Println("guest:", file, err)
+			fmt.Println("guest:", name, err)
 		}
 	}
 	if err := address("lo", "127.0.0.1", "255.0.0.0"); err != nil {
