@@ -44,8 +44,8 @@ func (c *Coordinator) cancel(ctx context.Context, req bus.CancelRequest) (farm.B
 // withdraw ends a bake's interest in whatever is still being made. It looks at the records that are seen now; what slips
 // through, the sweep finds.
 func (c *Coordinator) withdraw(ctx context.Context, bake string) error {
-	wanted := c.shards.pick(func(v *view[farm.Shard]) bool { return wants(v.rec, bake) })
-	return parallel(ctx, len(wanted), func(ctx context.Context, i int) error { return c.leave(ctx, wanted[i].id, bake) })
+	wanted := c.queue.wantedBy(bake)
+	return parallel(ctx, len(wanted), func(ctx context.Context, i int) error { return c.leave(ctx, wanted[i], bake) })
 }
 
 // leave takes a bake out of those that want a shard. A shard that nobody wants is cancelled, and its worker told.

@@ -59,7 +59,10 @@ func (c *Coordinator) claim(ctx context.Context, req bus.ClaimRequest) (bus.Clai
 
 // grant gives a shard to a worker if it waits for one.
 func (c *Coordinator) grant(ctx context.Context, id string, worker farm.Worker) (bus.ClaimReply, error) {
-	rec, _, _, err := c.shards.get(ctx, id)
+	rec, _, mirrored, err := c.shards.get(ctx, id)
+	if err == nil && mirrored && rec.State != farm.ShardQueued { // the mirror may lag
+		rec, _, err = c.shards.fetch(ctx, id)
+	}
 	if errors.Is(err, bus.ErrNotFound) {
 		return bus.ClaimReply{Reason: "no such shard", Gone: true}, nil
 	}
@@ -67,7 +70,8 @@ func (c *Coordinator) grant(ctx context.Context, id string, worker farm.Worker) 
 		return bus.ClaimReply{}, err
 	}
 	var outputs farm.Payload
-	if rec.State == farm.ShardQueued { // else the refusal, below, needs none
+	waits := rec.State == farm.ShardQueued
+	if waits { // else the refusal, below, needs none
 		if outputs, err = c.inputs(ctx, rec); errors.Is(err, errVanished) {
 			c.replan(rec.Bakes)
 			return bus.ClaimReply{Reason: err.Error()}, nil
@@ -86,6 +90,10 @@ func (c *Coordinator) grant(ctx context.Context, id string, worker farm.Worker) 
 			return errRefused
 		default:
 			reply.Reason, reply.Gone = "it is "+string(s.State), true
+			return errRefused
+		}
+		if !waits { // it was given back this very moment, and its inputs have not been looked up
+			reply.Reason = "it waits again"
 			return errRefused
 		}
 		if !farm.Meets(worker.Labels, s.Requires) {
@@ -185,6 +193,7 @@ func (c *Coordinator) beat(ctx context.Context, req bus.BeatRequest) (bus.BeatRe
 	switch {
 	case errors.Is(err, errRefused):
 		reply.Stop = true
+		c.heardOf(ctx, rec, req.Worker)
 		return reply, nil
 	case errors.Is(err, bus.ErrNotFound):
 		return bus.BeatReply{Stop: true, Reason: "no such shard"}, nil

@@ -25,7 +25,7 @@ type Config struct {
 
 	Lease       time.Duration // a claim is void when its record has not changed for so long; default 15 s
 	MaxAttempts int           // of one shard that fails, while it is wanted; default 3
-	MaxLost     int           // of one shard whose workers vanish: it may be what kills them; default 5
+	MaxLost     int           // of one shard whose workers die, or are not heard of again: it may be what kills them; default 5
 	MaxAge      time.Duration // of an observation when its bake is accepted; default recipe.MaxAge, negative: 0
 	MaxBake     time.Duration // from acceptance to done, as one coordinator sees it; default 2 h
 	MaxShard    time.Duration // of one attempt at a shard, from the claim to the report; default 1 h
@@ -94,8 +94,9 @@ type Coordinator struct {
 	drives  sync.WaitGroup
 	ready   chan struct{} // closed when Run serves
 
-	queue  *queue
-	warmth warmth
+	queue     *queue
+	warmth    warmth
+	attention attention
 }
 
 // New makes a coordinator that does nothing before Run.
@@ -123,6 +124,7 @@ func New(cfg Config) *Coordinator {
 		c.queue.degree = c.warmth.degree
 	}
 	c.shards.index = c.queue.changed
+	c.shards.hot = func(s farm.Shard) bool { return s.State == farm.ShardClaimed }
 	c.workers = newMirror(cfg.Bus.Workers, func(farm.Worker) bool { return true }, nil)
 	c.observations = newMirror(cfg.Bus.Observations, func(farm.Observation) bool { return true }, nil)
 	return c

@@ -126,7 +126,7 @@ func TestHintDue(t *testing.T) {
 		"very often":          {view[farm.Shard]{rec: queued, changed: start, hinted: start, hints: 400}, at(59 * time.Second), false},
 		"very often for long": {view[farm.Shard]{rec: queued, changed: start, hinted: start, hints: 400}, at(61 * time.Second), true},
 	} {
-		if got := hintDue(test.v, test.now); got != test.want {
+		if got := hintDue(&test.v, test.now); got != test.want {
 			t.Errorf("%s: %v", name, got)
 		}
 	}
@@ -134,12 +134,24 @@ func TestHintDue(t *testing.T) {
 
 func TestLeaseOut(t *testing.T) {
 	start := time.Now()
-	claimed := view[farm.Shard]{rec: farm.Shard{State: farm.ShardClaimed, Lease: 15 * time.Second}, changed: start}
-	if leaseOut(claimed, start.Add(14*time.Second)) || !leaseOut(claimed, start.Add(16*time.Second)) {
+	const lease = 15 * time.Second
+	claimed := &view[farm.Shard]{rec: farm.Shard{State: farm.ShardClaimed, Lease: lease}, changed: start}
+	c := &Coordinator{}
+	if c.leaseOut(claimed, start.Add(14*time.Second)) || !c.leaseOut(claimed, start.Add(16*time.Second)) {
 		t.Error("a lease is as long as the record says")
 	}
+	for after := time.Duration(0); after <= time.Minute; after += time.Second {
+		c.attention.tick(start.Add(after), lease)
+	}
+	if !c.leaseOut(claimed, start.Add(time.Minute)) {
+		t.Error("a lease is over while somebody looks")
+	}
+	c.attention.tick(start.Add(time.Hour), lease) // this process was stopped
+	if c.leaseOut(claimed, start.Add(time.Hour+14*time.Second)) || !c.leaseOut(claimed, start.Add(time.Hour+16*time.Second)) {
+		t.Error("the time in which nobody looked is no silence of the worker's")
+	}
 	claimed.rec.State = farm.ShardQueued
-	if leaseOut(claimed, start.Add(time.Hour)) {
+	if c.leaseOut(claimed, start.Add(2*time.Hour)) {
 		t.Error("only a claim has a lease")
 	}
 }

@@ -50,7 +50,7 @@ func (m *queueMetrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	now := time.Now()
 	waiting, busy := 0, 0
-	for _, s := range c.shards.pick(func(*view[farm.Shard]) bool { return true }) {
+	c.shards.visit(func(_ string, s *view[farm.Shard]) {
 		switch s.rec.State {
 		case farm.ShardClaimed:
 			running[s.rec.Class]++
@@ -67,7 +67,7 @@ func (m *queueMetrics) Collect(ch chan<- prometheus.Metric) {
 			queued[q] = line{was.count + 1, max(was.oldest, now.Sub(s.changed))}
 			waiting++
 		}
-	}
+	})
 	slots := 0
 	states := map[string]int{"ready": 0, "draining": 0}
 	for _, w := range c.workers.pick(func(*view[farm.Worker]) bool { return true }) {

@@ -32,15 +32,17 @@ type mirror[T any] struct {
 	now     func() time.Time        // monotonic
 	mu      sync.Mutex
 	views   map[string]*view[T]
-	dropped map[string]uint64 // revision at which a record ceased to matter, until follow has seen it too
-	seen    uint64            // revision that follow has got to
-	caught  chan struct{}     // closed when follow has seen what was there at the start
+	hot     func(T) bool        // records that are looked at often, few of all; nil: none
+	warm    map[string]struct{} // IDs of those, and of those that a hint is set for
+	dropped map[string]uint64   // revision at which a record ceased to matter, until follow has seen it too
+	seen    uint64              // revision that follow has got to
+	caught  chan struct{}       // closed when follow has seen what was there at the start
 }
 
 func newMirror[T any](bucket *bus.Bucket[T], matters func(T) bool, noticed func(string, T)) *mirror[T] {
 	return &mirror[T]{
 		bucket: bucket, matters: matters, noticed: noticed, now: time.Now,
-		views: map[string]*view[T]{}, dropped: map[string]uint64{}, caught: make(chan struct{}),
+		views: map[string]*view[T]{}, warm: map[string]struct{}{}, dropped: map[string]uint64{}, caught: make(chan struct{}),
 	}
 }
 
@@ -96,6 +98,7 @@ func (m *mirror[T]) apply(id string, rec *T, revision uint64, from source) {
 	}
 	if rec == nil || !m.matters(*rec) {
 		delete(m.views, id)
+		delete(m.warm, id)
 		m.indexed(id, nil)
 		if revision > m.seen {
 			m.dropped[id] = revision
@@ -112,6 +115,11 @@ func (m *mirror[T]) apply(id string, rec *T, revision uint64, from source) {
 		}
 		*v = view[T]{rec: *rec, revision: revision, changed: now, first: v.first, live: from == written || m.hasCaught()}
 		m.indexed(id, rec)
+		if m.hot != nil && m.hot(*rec) {
+			m.warm[id] = struct{}{}
+		} else {
+			delete(m.warm, id)
+		}
 	}
 	m.mu.Unlock()
 	if rec != nil && m.noticed != nil {
@@ -175,6 +183,28 @@ func (m *mirror[T]) pick(choose func(v *view[T]) bool) []picked[T] {
 	return all
 }
 
+// pickHot is pick among the hot ones and those that a hint is set for: it costs nothing for all others.
+func (m *mirror[T]) pickHot(choose func(v *view[T]) bool) []picked[T] {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var all []picked[T]
+	for id := range m.warm {
+		if v := m.views[id]; choose(v) {
+			all = append(all, picked[T]{id, *v})
+		}
+	}
+	return all
+}
+
+// visit shows all views to look, under the lock: it may keep nothing of them but what it copies.
+func (m *mirror[T]) visit(look func(id string, v *view[T])) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for id, v := range m.views {
+		look(id, v)
+	}
+}
+
 // count is the number of records that matter.
 func (m *mirror[T]) count() int {
 	m.mu.Lock()
@@ -189,6 +219,9 @@ func (m *mirror[T]) hintSent(id string, at time.Time) {
 	if v := m.views[id]; v != nil {
 		v.hinted = at
 		v.hints++
+		if m.hot == nil || !m.hot(v.rec) {
+			delete(m.warm, id)
+		}
 	}
 }
 
@@ -198,6 +231,7 @@ func (m *mirror[T]) hintAt(id string, at time.Time) {
 	defer m.mu.Unlock()
 	if v := m.views[id]; v != nil {
 		v.hinted, v.hints = at, 0
+		m.warm[id] = struct{}{}
 	}
 }
 

@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -22,8 +23,11 @@ type queue struct {
 	mu       sync.Mutex
 	classes  map[string]map[turn][]place
 	waiting  map[string]*waiter
-	running  map[string]runner // by shard
-	busy     map[string]int    // shards of a team that run
+	running  map[string]runner          // by shard
+	busy     map[string]int             // shards of a team that run
+	lines    map[string]int             // by class: how many wait
+	suspects map[string]int             // by machine: shards that run there and have outlived workers
+	wanted   map[string]map[string]bool // by bake: the shards that it wants, waiting or running
 	early    map[string]map[string]bool
 	granting map[string]int                                        // shards that claims have chosen and not been granted yet
 	hosts    map[string]load                                       // what workers run, or are kept shards for
@@ -76,6 +80,7 @@ type waiter struct {
 	kept     string    // worker that it is kept for,
 	until    time.Time // so long
 	takes    farm.Resources
+	suspect  bool // it has outlived workers
 	places   map[turn]place
 }
 
@@ -86,13 +91,15 @@ type runner struct {
 	bakes  []string
 	takes  farm.Resources
 	teams  []string
+	beside string    // the machine on which no other shard may run that has outlived workers too; empty: it has not
 	since  time.Time // when this process saw the claim: monotonic
 }
 
 func newQueue(bake func(string) (string, bool, bool)) *queue {
 	return &queue{
 		bake: bake, classes: map[string]map[turn][]place{}, waiting: map[string]*waiter{}, running: map[string]runner{},
-		busy: map[string]int{}, early: map[string]map[string]bool{}, granting: map[string]int{}, hosts: map[string]load{},
+		busy: map[string]int{}, wanted: map[string]map[string]bool{}, lines: map[string]int{},
+		suspects: map[string]int{}, early: map[string]map[string]bool{}, granting: map[string]int{}, hosts: map[string]load{},
 	}
 }
 
@@ -117,6 +124,10 @@ func (q *queue) take(id string, s *farm.Shard) {
 		if ran && was.token == s.Token {
 			r.since = was.since
 		}
+		if suspect(s) {
+			r.beside = cmp.Or(s.Cache, s.Worker)
+			q.suspects[r.beside]++
+		}
 		for _, bake := range s.Bakes {
 			name, _, known := q.bake(bake)
 			if !known {
@@ -128,13 +139,14 @@ func (q *queue) take(id string, s *farm.Shard) {
 			q.busy[team]++
 		}
 		q.running[id] = r
+		q.want(id, s.Bakes)
 		q.loaded(r.worker, 1, r.takes)
 	}
 }
 
 // wait puts a queued shard into the turns of those who want it.
 func (q *queue) wait(id string, s *farm.Shard) {
-	w := &waiter{class: s.Class, requires: s.Requires, bakes: s.Bakes, kind: s.Kind, deps: s.Deps, places: map[turn]place{}}
+	w := &waiter{class: s.Class, requires: s.Requires, bakes: s.Bakes, kind: s.Kind, deps: s.Deps, suspect: suspect(s), places: map[turn]place{}}
 	for _, bake := range s.Bakes {
 		name, background, known := q.bake(bake)
 		if !known {
@@ -156,6 +168,40 @@ func (q *queue) wait(id string, s *farm.Shard) {
 		turns[t] = slices.Insert(line, i, p)
 	}
 	q.waiting[id] = w
+	q.lines[w.class]++
+	q.want(id, s.Bakes)
+}
+
+func (q *queue) want(id string, bakes []string) {
+	for _, bake := range bakes {
+		if q.wanted[bake] == nil {
+			q.wanted[bake] = map[string]bool{}
+		}
+		q.wanted[bake][id] = true
+	}
+}
+
+func (q *queue) unwant(id string, bakes []string) {
+	for _, bake := range bakes {
+		delete(q.wanted[bake], id)
+		if len(q.wanted[bake]) == 0 {
+			delete(q.wanted, bake)
+		}
+	}
+}
+
+// waitIn is how many shards wait in a class.
+func (q *queue) waitIn(class string) int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.lines[class]
+}
+
+// wantedBy are the shards that a bake wants and that are not over.
+func (q *queue) wantedBy(bake string) []string {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return slices.Collect(maps.Keys(q.wanted[bake]))
 }
 
 // drop takes a shard out of everything.
@@ -172,6 +218,10 @@ func (q *queue) drop(id string) {
 			}
 		}
 		q.release(w)
+		q.unwant(id, w.bakes)
+		if q.lines[w.class]--; q.lines[w.class] == 0 {
+			delete(q.lines, w.class)
+		}
 		delete(q.waiting, id)
 	}
 	if r, runs := q.running[id]; runs {
@@ -181,9 +231,20 @@ func (q *queue) drop(id string) {
 			}
 		}
 		q.loaded(r.worker, -1, r.takes)
+		q.unwant(id, r.bakes)
+		if r.beside != "" {
+			if q.suspects[r.beside]--; q.suspects[r.beside] == 0 {
+				delete(q.suspects, r.beside)
+			}
+		}
 		delete(q.running, id)
 	}
 }
+
+// suspect reports whether a shard may be what kills its workers: so many have gone while they ran it. What runs beside such
+// a shard goes with it and looks the same, until each of them runs with no other such shard beside it: then only the one
+// that does it loses workers.
+func suspect(s *farm.Shard) bool { return s.Lost >= farm.MaxSuspicion }
 
 // release ends that a shard is kept for a worker.
 func (q *queue) release(w *waiter) {
@@ -339,6 +400,8 @@ func (q *queue) open(id string, worker farm.Worker, now time.Time) (open, others
 	switch {
 	case w.after.After(now) || q.granting[id] > 0:
 		return false, false
+	case w.suspect && q.suspects[cmp.Or(worker.CacheID, worker.ID)] > 0: // of what runs there one may be what kills its workers
+		return false, true
 	case !farm.Meets(worker.Labels, w.requires), w.kept != "" && w.kept != worker.ID:
 		return false, true
 	}

@@ -144,3 +144,47 @@ func BenchmarkChoose(b *testing.B) {
 		})
 	}
 }
+
+// Of the shards that have outlived workers no two run on one machine: the one that kills its workers takes no other with it.
+func TestSuspectsRunApart(t *testing.T) {
+	q := newQueue(func(string) (string, bool, bool) { return "team/app", false, true })
+	for i, id := range []string{"a", "b", "c"} {
+		s := &farm.Shard{State: farm.ShardQueued, Class: "any.cut", Kind: farm.KindCut, Bakes: []string{id}, Lost: 2 * min(i, 1)}
+		if id == "a" {
+			s.Lost = farm.MaxSuspicion
+		}
+		q.changed(id, s)
+	}
+	choose := func(w farm.Worker) string {
+		id, done, _ := q.choose("any.cut", "", w, nil)
+		if id != "" {
+			done()
+		}
+		return id
+	}
+	here, there := farm.Worker{ID: "w1", CacheID: "here"}, farm.Worker{ID: "w2", CacheID: "there"}
+	if got := choose(here); got != "a" {
+		t.Fatalf("chose %q", got)
+	}
+	q.changed("a", &farm.Shard{State: farm.ShardClaimed, Class: "any.cut", Kind: farm.KindCut, Bakes: []string{"a"}, Lost: 2, Worker: "w0", Cache: "here", Token: "t"})
+	if got := choose(here); got != "" {
+		t.Errorf("%q is to run beside a", got)
+	}
+	if got := choose(there); got != "b" {
+		t.Errorf("elsewhere %q is to run", got)
+	}
+	q.changed("d", &farm.Shard{State: farm.ShardQueued, Class: "any.cut", Kind: farm.KindCut, Bakes: []string{"d"}})
+	if got := choose(here); got != "d" {
+		t.Errorf("%q is to run beside a, which is above suspicion", got)
+	}
+	q.changed("a", nil)
+	if got := choose(here); got != "b" {
+		t.Errorf("after a: %q", got)
+	}
+	for _, id := range []string{"b", "c", "d"} {
+		q.changed(id, nil)
+	}
+	if len(q.suspects)+len(q.wanted)+len(q.lines)+len(q.running)+len(q.waiting) != 0 {
+		t.Errorf("left over: %+v", q)
+	}
+}

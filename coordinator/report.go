@@ -91,6 +91,7 @@ func (c *Coordinator) reported(ctx context.Context, req bus.ReportRequest) (rec 
 		return rec, &bus.ReportReply{Accepted: true, Reason: "reported before"}, nil
 	}
 	if reason := notYours(&rec, req.Token); reason != "" {
+		c.heardOf(ctx, rec, req.Worker)
 		return rec, &bus.ReportReply{Reason: reason}, nil
 	}
 	return rec, nil, nil
@@ -115,7 +116,7 @@ func (c *Coordinator) attemptFailed(ctx context.Context, rec farm.Shard, req bus
 		if reply.Reason = notYours(s, req.Token); reply.Reason != "" {
 			return errRefused
 		}
-		c.lose(s, reason, retry, c.MaxAttempts)
+		c.fall(s, reason, retry)
 		return nil
 	})
 	if errors.Is(err, errRefused) {
@@ -153,17 +154,68 @@ func (c *Coordinator) handedBack(ctx context.Context, rec farm.Shard, req bus.Re
 	return bus.ReportReply{Accepted: true}, nil
 }
 
-// lose ends the running attempt of a shard without a result. The shard is offered again, unless that makes no sense or
-// this was the last of so many attempts.
-func (c *Coordinator) lose(s *farm.Shard, reason string, retry bool, attempts int) {
-	s.History = append(slices.Clone(s.History), farm.Attempt{
-		Number: s.Attempt, Worker: s.Worker, Reason: clip(reason, maxLine), At: c.Now(),
-	})
-	s.History = s.History[max(0, len(s.History)-farm.MaxHistory):]
-	s.Error, s.Token = reason, ""
-	s.State = farm.ShardFailed
-	if retry && s.Attempt < attempts {
+// fall ends the running attempt of a shard with an error. The shard is offered again, unless that makes no sense or this was
+// the last of so many.
+func (c *Coordinator) fall(s *farm.Shard, reason string, retry bool) {
+	c.over(s, farm.Attempt{Reason: reason})
+	if s.Failed++; retry && s.Failed < c.MaxAttempts && s.Attempt < mostAttempts {
 		s.State = farm.ShardQueued
+	}
+}
+
+// lose ends the running attempt of a shard whose worker has gone. Only what may be the shard's doing counts against it:
+//
+//	the worker died, or was never heard of again   counts; after MaxLost of them the shard is set aside
+//	the worker was paused or cut off, and is back  does not (lived), when it says so
+//	NATS or this coordinator stood still           nothing is lost then (attention.go)
+//
+// Whatever counts, attempts are bounded: a shard that starves its worker of the time to beat each time would go round for ever.
+func (c *Coordinator) lose(s *farm.Shard, reason string) {
+	c.over(s, farm.Attempt{Reason: reason, Lost: true})
+	switch s.Lost++; {
+	case s.Lost >= c.MaxLost:
+		s.Error = fmt.Sprintf("set aside: %d workers have gone while they ran it, so that it may be what kills them; the last one: %s", s.Lost, reason)
+	case s.Attempt >= mostAttempts:
+		s.Error = fmt.Sprintf("set aside after %d attempts; the last one: %s", s.Attempt, reason)
+	default:
+		s.State = farm.ShardQueued
+	}
+}
+
+// mostAttempts bounds the claims of one shard, whatever became of them.
+const mostAttempts = 20
+
+// over ends the running attempt of a shard, and remembers it.
+func (c *Coordinator) over(s *farm.Shard, a farm.Attempt) {
+	a.Number, a.Worker, a.At = s.Attempt, s.Worker, c.Now()
+	s.Error, s.Token, s.State = a.Reason, "", farm.ShardFailed
+	a.Reason = clip(a.Reason, maxLine)
+	s.History = append(slices.Clone(s.History), a)
+	s.History = s.History[max(0, len(s.History)-farm.MaxHistory):]
+}
+
+// heardOf notes that a worker lives which is thought to have gone with an attempt at a shard: what it had lost does not count
+// against the shard.
+func (c *Coordinator) heardOf(ctx context.Context, shard farm.Shard, worker string) {
+	gone := func(a farm.Attempt) bool { return a.Worker == worker && a.Lost && !a.Lived }
+	if shard.State.Finished() || !slices.ContainsFunc(shard.History, gone) {
+		return
+	}
+	_, err := c.shards.change(ctx, shard.ID, func(s *farm.Shard) error {
+		if s.State.Finished() || !slices.ContainsFunc(s.History, gone) {
+			return errAsIs
+		}
+		s.History = slices.Clone(s.History)
+		for i := range s.History {
+			if gone(s.History[i]) {
+				s.History[i].Lived = true
+				s.Lost = max(0, s.Lost-1)
+			}
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, bus.ErrNotFound) {
+		c.Log.Warn("that a worker lives is not noted", "shard", shard.ID, "worker", worker, "err", err)
 	}
 }
 

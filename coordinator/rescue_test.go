@@ -371,3 +371,78 @@ func TestReporterDiesHalfway(t *testing.T) {
 		t.Errorf("ran %q", got)
 	}
 }
+
+// claimShard claims a shard that is offered again, for a worker of that name.
+func (f *testFarm) claimShard(worker, shard string) farm.Task {
+	f.t.Helper()
+	w := f.worker(worker)
+	for range 500 {
+		reply, err := w.claim(f.t.Context(), shard)
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		if reply.Granted && reply.Task.ShardID == shard {
+			return reply.Task
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	f.t.Fatalf("%s does not get shard %s", worker, shard)
+	return farm.Task{}
+}
+
+// lost waits until the shard's record has so many attempts that count against it.
+func (f *testFarm) lost(shard string, n int) farm.Shard {
+	f.t.Helper()
+	for range 500 {
+		s, _, err := f.bus.Shards.Get(f.t.Context(), shard)
+		if err == nil && s.Lost == n && s.State != farm.ShardClaimed {
+			return s
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	f.t.Fatalf("shard %s has not lost %d workers", shard, n)
+	return farm.Shard{}
+}
+
+// What kills its workers is set aside, says so, and is tried again by the next bake that wants it.
+func TestPoison(t *testing.T) {
+	t.Parallel()
+	f := newFarm(t)
+	f.start(func(c *coordinator.Config) { c.Lease = 200 * time.Millisecond; c.MaxLost = 3 })
+	b := f.submit(f.app("poison"))
+	shard := f.shard("cut", farm.ShardQueued).ID
+	for n := range 3 {
+		f.claimShard(fmt.Sprint("victim", n), shard)
+		f.lost(shard, n+1)
+	}
+	failed := f.finished(b.ID)
+	if failed.State != farm.BakeFailed || !strings.Contains(failed.Error, "set aside: 3 workers have gone while they ran it") {
+		t.Errorf("%s: %s", failed.State, failed.Error)
+	}
+	f.worker("brave").start()
+	f.done(f.submit(f.app("poison")).ID)
+}
+
+// A worker that was paused is not one that the shard has killed, however often it happens.
+func TestPausedWorkersDoNotCount(t *testing.T) {
+	t.Parallel()
+	f := newFarm(t)
+	f.start(func(c *coordinator.Config) { c.Lease = 200 * time.Millisecond; c.MaxLost = 2; c.MaxAttempts = 1 })
+	b := f.submit(f.app("slow"))
+	shard := f.shard("cut", farm.ShardQueued).ID
+	for n := range 5 {
+		task := f.claimShard(fmt.Sprint("paused", n), shard)
+		f.lost(shard, 1)
+		if n%2 == 0 {
+			reply, err := bus.Call[bus.BeatRequest, bus.BeatReply](t.Context(), f.bus, bus.Beat, bus.BeatRequest{ShardID: shard, Token: task.Token, Worker: fmt.Sprint("paused", n)})
+			if err != nil || !reply.Stop {
+				t.Fatalf("%+v, %v", reply, err)
+			}
+		} else if reply, err := f.worker(fmt.Sprint("paused", n)).finish(t.Context(), task); err != nil || reply.Accepted {
+			t.Fatalf("%+v, %v", reply, err)
+		}
+		f.lost(shard, 0)
+	}
+	f.worker("steady").start()
+	f.done(b.ID)
+}

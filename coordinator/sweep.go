@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"bakefarm/bus"
@@ -13,6 +14,7 @@ import (
 // How often the sweep looks for what, and how long it lets things be.
 const (
 	sweepEvery = 100 * time.Millisecond // at most; a tenth of the lease, if that is less
+	lookEvery  = time.Second            // the shards that wait, and the bakes' time limits: of these there may be many
 	hintAfter  = 3 * time.Second        // a shard that nobody has claimed for so long is hinted at again; doubles each time
 	hintMost   = time.Minute
 	stallAfter = 5 * time.Second  // a bake that nobody seems to drive is looked at
@@ -22,8 +24,11 @@ const (
 // sweep finds what got lost, until ctx ends. It starts with every unfinished bake and queued shard: whoever drove them
 // before may be gone.
 func (c *Coordinator) sweep(ctx context.Context) {
-	var tidied, stalled, matched time.Time
+	var tidied, stalled, matched, looked time.Time
 	nobody := unmatched{}
+	var attending sync.WaitGroup
+	attending.Go(func() { c.attention.attend(ctx, c.Lease, c.Bus.Shards) })
+	defer attending.Wait()
 	for _, b := range c.bakes.pick(unfinished) {
 		c.kick(b.id)
 	}
@@ -36,8 +41,14 @@ func (c *Coordinator) sweep(ctx context.Context) {
 	defer tick.Stop()
 	for {
 		now := time.Now()
-		c.rescueShards(ctx, now)
-		c.retryBakes(ctx, now)
+		c.attention.tick(now, c.Lease)
+		c.rescueShards(ctx, now, c.shards.pickHot)
+		c.retryBakes(now)
+		if now.Sub(looked) > lookEvery {
+			looked = now
+			c.rescueShards(ctx, now, c.shards.pick)
+			c.endLate(ctx, now)
+		}
 		if now.Sub(stalled) > stallAfter {
 			stalled = now
 			c.driveStalled(ctx, now)
@@ -60,10 +71,10 @@ func (c *Coordinator) sweep(ctx context.Context) {
 
 func unfinished(v *view[farm.Bake]) bool { return !v.rec.State.Finished() }
 
-// rescueShards takes back what a worker let go, and sends hints again that may have been lost.
-func (c *Coordinator) rescueShards(ctx context.Context, now time.Time) {
+// rescueShards takes back what a worker let go, and sends hints again that may have been lost, for those shards that pick looks at.
+func (c *Coordinator) rescueShards(ctx context.Context, now time.Time, pick func(func(*view[farm.Shard]) bool) []picked[farm.Shard]) {
 	enough := map[string]bool{} // classes whose queues have a hint for every shard that waits
-	for _, s := range c.shards.pick(func(v *view[farm.Shard]) bool { return leaseOut(*v, now) || hintDue(*v, now) || c.tooLong(v, now) }) {
+	for _, s := range pick(func(v *view[farm.Shard]) bool { return c.leaseOut(v, now) || hintDue(v, now) || c.tooLong(v, now) }) {
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -74,7 +85,7 @@ func (c *Coordinator) rescueShards(ctx context.Context, now time.Time) {
 			}
 			c.hint(ctx, s.rec)
 		default:
-			if !leaseOut(s.view, now) {
+			if !c.leaseOut(&s.view, now) {
 				c.endLong(ctx, s.id, s.view)
 				continue
 			}
@@ -90,18 +101,17 @@ func (c *Coordinator) rescueShards(ctx context.Context, now time.Time) {
 func (c *Coordinator) hinted(ctx context.Context, class string, known map[string]bool) bool {
 	enough, asked := known[class]
 	if !asked {
-		waiting := c.shards.pick(func(v *view[farm.Shard]) bool { return v.rec.State == farm.ShardQueued && v.rec.Class == class })
 		hints, err := c.Bus.Hints(ctx, class)
-		enough = err == nil && hints >= len(waiting)
+		enough = err == nil && hints >= c.queue.waitIn(class)
 		known[class] = enough
 	}
 	return enough
 }
 
 // leaseOut reports whether a claim is void: its record has not changed for the length of the lease, by the clock of
-// whoever looks, since that one first saw it.
-func leaseOut(v view[farm.Shard], now time.Time) bool {
-	return v.rec.State == farm.ShardClaimed && now.Sub(v.changed) > v.rec.Lease
+// whoever looks, since that one first saw it, and that one was able to see changes all the while.
+func (c *Coordinator) leaseOut(v *view[farm.Shard], now time.Time) bool {
+	return v.rec.State == farm.ShardClaimed && now.Sub(v.changed) > v.rec.Lease && now.Sub(c.attention.since()) > v.rec.Lease
 }
 
 // tooLong reports whether an attempt goes on for longer than one may.
@@ -120,7 +130,7 @@ func (c *Coordinator) endLong(ctx context.Context, id string, v view[farm.Shard]
 		if ended = s.State == farm.ShardClaimed && s.Token == v.rec.Token; !ended {
 			return errAsIs
 		}
-		c.lose(s, fmt.Sprintf("not done within %s, the longest that a shard may take", c.MaxShard), true, c.MaxAttempts)
+		c.fall(s, fmt.Sprintf("not done within %s, the longest that a shard may take", c.MaxShard), true)
 		return nil
 	})
 	if err != nil || !ended {
@@ -135,7 +145,7 @@ func (c *Coordinator) endLong(ctx context.Context, id string, v view[farm.Shard]
 
 // hintDue reports whether it is time to hint at a queued shard: when its back-off ends, and again and again, ever more
 // slowly, while nobody claims it.
-func hintDue(v view[farm.Shard], now time.Time) bool {
+func hintDue(v *view[farm.Shard], now time.Time) bool {
 	switch {
 	case v.rec.State != farm.ShardQueued:
 		return false
@@ -169,7 +179,7 @@ func (c *Coordinator) expire(ctx context.Context, id string, v view[farm.Shard],
 			s.State, s.Output, s.DoneAt = farm.ShardDone, kept.output, c.Now()
 			return nil
 		}
-		c.lose(s, reason, true, c.MaxLost)
+		c.lose(s, reason)
 		return nil
 	})
 	if err != nil || !lost {
@@ -180,13 +190,16 @@ func (c *Coordinator) expire(ctx context.Context, id string, v view[farm.Shard],
 		c.shardEvent(ctx, rec, 0)
 		return nil
 	}
-	c.afterLoss(ctx, rec, 0)
+	wait := time.Duration(0) // one worker's death is no reason to wait
+	if rec.Lost > 1 {
+		wait = backOff(rec.Lost)
+	}
+	c.afterLoss(ctx, rec, wait)
 	return nil
 }
 
-// retryBakes drives the bakes again that had trouble, and ends those that take too long: that were there for so long
-// before the eyes of this process, since the clock of whoever accepted them may say anything.
-func (c *Coordinator) retryBakes(ctx context.Context, now time.Time) {
+// retryBakes drives the bakes again that had trouble.
+func (c *Coordinator) retryBakes(now time.Time) {
 	var due []string
 	c.mu.Lock()
 	for id, f := range c.flights {
@@ -198,6 +211,11 @@ func (c *Coordinator) retryBakes(ctx context.Context, now time.Time) {
 	for _, id := range due {
 		c.kick(id)
 	}
+}
+
+// endLate ends the bakes that take too long: that were there for so long before the eyes of this process, since the clock of
+// whoever accepted them may say anything.
+func (c *Coordinator) endLate(ctx context.Context, now time.Time) {
 	late := c.bakes.pick(func(v *view[farm.Bake]) bool {
 		return unfinished(v) && v.rec.State != farm.BakeCommitting && now.Sub(v.first) > c.limit(v.rec)
 	})
@@ -231,13 +249,12 @@ func (c *Coordinator) limit(b farm.Bake) time.Duration {
 // driveStalled looks after bakes that stand still: shards that ended unnoticed, and bakes that no coordinator drives.
 func (c *Coordinator) driveStalled(ctx context.Context, now time.Time) {
 	active := map[string]bool{} // bakes with a shard that has changed lately, or waits for its turn
-	c.shards.pick(func(v *view[farm.Shard]) bool {
+	c.shards.visit(func(_ string, v *view[farm.Shard]) {
 		if now.Sub(v.changed) < stallAfter || v.rec.State == farm.ShardQueued {
 			for _, b := range v.rec.Bakes {
 				active[b] = true
 			}
 		}
-		return false
 	})
 	for _, b := range c.bakes.pick(func(v *view[farm.Bake]) bool { return unfinished(v) && now.Sub(v.changed) > stallAfter }) {
 		if ctx.Err() != nil {

@@ -38,25 +38,28 @@ func (c *Coordinator) matchWorkers(ctx context.Context, now time.Time, since unm
 	verdicts := map[demand]verdict{} // many shards, few demands
 	waiting := map[string]string{}   // by bake
 	forbidden := map[string]string{} // by shard
-	for _, s := range c.shards.pick(func(v *view[farm.Shard]) bool { return v.rec.State == farm.ShardQueued }) {
+	c.shards.visit(func(id string, s *view[farm.Shard]) {
+		if s.rec.State != farm.ShardQueued || now.Sub(s.changed) <= matchAfter {
+			return
+		}
 		d := demand{s.rec.Class, strings.Join(s.rec.Requires, ",")}
 		v, known := verdicts[d]
 		if !known {
 			v = match(workers, s.rec.Class, s.rec.Requires)
 			verdicts[d] = v
 		}
-		if v.able || now.Sub(s.changed) <= matchAfter {
-			continue
+		if v.able {
+			return
 		}
 		if v.why != "" {
-			forbidden[s.id] = v.why
+			forbidden[id] = v.why
 		}
 		for _, bake := range s.rec.Bakes {
 			if text := "a worker with " + need(s.rec.Class, s.rec.Requires); waiting[bake] == "" || text < waiting[bake] {
 				waiting[bake] = text
 			}
 		}
-	}
+	})
 	c.noteWaiting(ctx, waiting)
 	maps.DeleteFunc(since, func(id string, _ time.Time) bool { return forbidden[id] == "" })
 	for id, why := range forbidden {

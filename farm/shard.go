@@ -90,6 +90,8 @@ type Shard struct {
 	State    ShardState      `json:"state"`
 	Bakes    []string        `json:"bakes"`             // IDs of the bakes that want it
 	Attempt  int             `json:"attempt"`           // counts claims that were not handed back, from 1
+	Failed   int             `json:"failed,omitempty"`  // how many of them ended with an error
+	Lost     int             `json:"lost,omitempty"`    // how many ended with their worker, which has not been heard of since
 	Token    string          `json:"token,omitempty"`   // of the running attempt; a report must carry it
 	Worker   string          `json:"worker,omitempty"`  // who runs or ran it
 	Cache    string          `json:"cache,omitempty"`   // CacheID of that worker: what the shard needed and made is in it
@@ -116,7 +118,12 @@ type Attempt struct {
 	Worker string    `json:"worker"`
 	Reason string    `json:"reason"` // "lease ran out", or the worker's error
 	At     time.Time `json:"at"`
+	Lost   bool      `json:"lost,omitempty"`  // its lease ran out, or its worker died; what is not lost has failed
+	Lived  bool      `json:"lived,omitempty"` // lost, and its worker was heard of later: it was cut off or paused, and this shard did not kill it
 }
+
+// MaxSuspicion is how many workers a shard may have outlived before it is run with care: no two such shards on one machine.
+const MaxSuspicion = 2
 
 // Class names the capability class of a kind for an architecture ("any" when the work does not run foreign code).
 func Class(arch string, kind Kind) string { return arch + "." + string(kind) }

@@ -6,11 +6,12 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -60,11 +61,13 @@ func TestChaos(t *testing.T) {
 	stop := make(chan struct{})
 	time.AfterFunc(*length, func() { close(stop) })
 	var posting sync.WaitGroup
-	b := &book{c: c, bakes: map[string]accepted{}, over: map[string]api.Bake{}}
+	b := &book{c: c, bakes: map[string]accepted{}, over: map[string]api.Bake{}, refused: map[string]int{}}
 	posting.Go(func() { b.fill(*seed, *flying, stop) })
 	c.play(*seed, longest, stop)
 	posting.Wait()
-	t.Logf("%d bakes were accepted, %d are over; %d requests were not", len(b.bakes), len(b.over), b.refused.Load())
+	slices.Sort(b.seen)
+	t.Logf("%d bakes were accepted, %d are over; half of the time %d and more were in flight, at most %d; not accepted at once: %v",
+		len(b.bakes), len(b.over), b.seen[len(b.seen)/2], b.seen[len(b.seen)-1], b.refused)
 	if least := int(length.Seconds()); len(b.bakes) < least {
 		t.Errorf("%d bakes were accepted, which is less than one a second", len(b.bakes))
 	}
@@ -74,12 +77,13 @@ func TestChaos(t *testing.T) {
 
 // book is what was promised.
 type book struct {
-	c       *cluster
-	refused atomic.Int64
+	c    *cluster
+	seen []int // how many were in flight, each second
 
-	mu    sync.Mutex
-	bakes map[string]accepted
-	over  map[string]api.Bake
+	mu      sync.Mutex
+	bakes   map[string]accepted
+	over    map[string]api.Bake
+	refused map[string]int // by what was said
 }
 
 // flyingNow is how many bakes are on their way.
@@ -89,74 +93,117 @@ func (b *book) flyingNow() int {
 	return len(b.bakes) - len(b.over)
 }
 
-const clients = 8
-
-// fill keeps bakes in flight until stop.
+// fill keeps bakes in flight until stop: each client is a CI system that bakes one after the other.
 func (b *book) fill(seed uint64, flying int, stop <-chan struct{}) {
-	var posting sync.WaitGroup
-	for i := range clients {
+	var clients sync.WaitGroup
+	for i := range flying {
 		dice := rand.New(rand.NewPCG(seed, uint64(100+i)))
-		posting.Go(func() {
+		clients.Go(func() {
 			for n := 0; ; n++ {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				if b.flyingNow() >= flying {
-					b.look(time.Second, 50)
-					continue
-				}
 				o, err := b.c.order(i, n, dice)
 				if err != nil {
 					b.c.t.Error(err)
 					return
 				}
-				b.post(o, dice.IntN(20) == 0)
+				id := b.post(o, dice.IntN(20) == 0, stop)
+				for over := id == ""; !over; {
+					select {
+					case <-stop:
+						return
+					case <-time.After(time.Second):
+					}
+					over = b.look(id, 5*time.Second)
+				}
+				select {
+				case <-stop:
+					return
+				default:
+				}
 			}
 		})
 	}
-	posting.Wait()
-}
-
-// post posts an order, and perhaps cancels it. What is not accepted, the farm has not promised.
-func (b *book) post(o order, cancel bool) {
-	ctx, done := context.WithTimeout(b.c.t.Context(), 20*time.Second)
-	defer done()
-	bake, err := send(ctx, b.c.api, o, false)
-	if err != nil {
-		b.refused.Add(1)
-		time.Sleep(100 * time.Millisecond)
-		return
-	}
-	b.mu.Lock()
-	b.bakes[bake.ID] = accepted{order: o, cancelled: cancel}
-	b.mu.Unlock()
-	if cancel {
-		_, _ = b.c.api.Cancel(ctx, bake.ID) // it may be done, or nobody may have heard
+	watch := time.NewTicker(time.Second)
+	defer watch.Stop()
+	for {
+		select {
+		case <-stop:
+			clients.Wait()
+			return
+		case <-watch.C:
+			b.seen = append(b.seen, b.flyingNow())
+		}
 	}
 }
 
-// look asks after some of the bakes that are not over yet.
-func (b *book) look(patience time.Duration, most int) {
+// post posts an order, and perhaps cancels it. What is not accepted the farm has not promised: it is posted again, as a CI system
+// does, until stop. It returns the bake's ID, if there is one.
+func (b *book) post(o order, cancel bool, stop <-chan struct{}) string {
+	for pause := 200 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
+		ctx, done := context.WithTimeout(b.c.t.Context(), 20*time.Second)
+		bake, err := send(ctx, b.c.api, o, false)
+		if err == nil {
+			b.mu.Lock()
+			b.bakes[bake.ID] = accepted{order: o, cancelled: cancel}
+			b.mu.Unlock()
+			if cancel {
+				_, _ = b.c.api.Cancel(ctx, bake.ID) // it may be done, or nobody may have heard
+			}
+			done()
+			return bake.ID
+		}
+		done()
+		b.refuse(err)
+		select {
+		case <-stop:
+			return ""
+		case <-time.After(pause):
+		}
+	}
+}
+
+// refuse counts a request that was not accepted, by what was said.
+func (b *book) refuse(err error) {
+	why := "something else"
+	var problem *client.Error
+	switch {
+	case errors.As(err, &problem):
+		why = http.StatusText(problem.Status)
+	case errors.Is(err, context.DeadlineExceeded):
+		why = "no answer in time"
+	}
 	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.refused[why]++
+	if problem != nil && problem.Status < 500 {
+		b.c.t.Errorf("a request that is as it should be was refused: %v", err)
+	}
+}
+
+// look asks after a bake, and reports whether it is over.
+func (b *book) look(id string, patience time.Duration) bool {
+	ctx, cancel := context.WithTimeout(b.c.t.Context(), patience)
+	defer cancel()
+	bake, err := b.c.api.Bake(ctx, id)
+	if err != nil || !bake.State.Finished() {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.over[id] = bake
+	return true
+}
+
+// open are the bakes that are not over yet.
+func (b *book) open() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	var open []string
 	for id := range b.bakes {
-		if _, over := b.over[id]; !over && len(open) < most {
+		if _, over := b.over[id]; !over {
 			open = append(open, id)
 		}
 	}
-	b.mu.Unlock()
-	ctx, cancel := context.WithTimeout(b.c.t.Context(), patience)
-	defer cancel()
-	for _, id := range open {
-		if bake, err := b.c.api.Bake(ctx, id); err == nil && bake.State.Finished() {
-			b.mu.Lock()
-			b.over[id] = bake
-			b.mu.Unlock()
-		}
-	}
-	time.Sleep(50 * time.Millisecond)
+	return open
 }
 
 // settlePatience is how long the bakes that are on their way may take when nothing goes wrong any more.
@@ -167,7 +214,10 @@ func (b *book) settle() {
 	b.c.t.Helper()
 	begun := time.Now()
 	for b.flyingNow() > 0 {
-		b.look(10*time.Second, 1000)
+		for _, id := range b.open() {
+			b.look(id, 10*time.Second)
+		}
+		time.Sleep(50 * time.Millisecond)
 		if time.Since(begun) > settlePatience {
 			for id := range b.bakes {
 				if _, over := b.over[id]; !over {

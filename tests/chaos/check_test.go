@@ -17,6 +17,8 @@ import (
 // peace is how many bakes are baked again in peace, and pulled: those of many more would take longer than the chaos did.
 const peace = 300
 
+const checkers = 8 // at a time
+
 // check holds every bake to what it must be.
 func (b *book) check() {
 	t := b.c.t
@@ -38,7 +40,7 @@ func (b *book) check() {
 	ids = slices.DeleteFunc(ids, func(id string) bool { return b.over[id].State != farm.BakeDone })
 	begun := time.Now()
 	var checks sync.WaitGroup
-	slots := make(chan struct{}, clients)
+	slots := make(chan struct{}, checkers)
 	for i, id := range ids {
 		slots <- struct{}{}
 		checks.Go(func() {

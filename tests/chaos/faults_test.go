@@ -200,7 +200,7 @@ func (c *cluster) leader(stream string) int {
 }
 
 func (p *player) changeWeather(longest time.Duration) {
-	p.rest(p.between(time.Second, 3*time.Second))
+	p.rest(p.between(time.Second, 1+longest/4+3*time.Second))
 	kinds := []weather{broken, busy, slow, reset, lost, torn, silent}
 	now := kinds[p.next(len(kinds))]
 	for_ := p.between(time.Second, longest)
