@@ -14,17 +14,24 @@ import (
 // collector, which by its own rule would come at twice what lives.
 const memoryGoal = 230 << 20
 
-// boundMemory has the garbage collector come in time for memoryGoal, until ctx ends. When more lives than fits well, as
-// with a very large catalog or many processors, the goal gives way: a collector that runs all the time would be worse.
-// GOMEMLIMIT in the environment is an operator's own goal and stays.
+// garbageAtOnce is how much garbage the collector waits for at the least, in bytes. Most of what a coordinator or worker makes is
+// garbage at once, and little lives: by its own rule the collector would come after each few MiB, and take a tenth of the
+// processor.
+const garbageAtOnce = 64 << 20
+
+// boundMemory has the garbage collector come in time for memoryGoal, and not much more often than that needs, until ctx ends.
+// When more lives than fits well, as with a very large catalog or many processors, the goal gives way: a collector that
+// runs all the time would be worse. GOMEMLIMIT and GOGC in the environment are an operator's own goals and stay.
 func boundMemory(ctx context.Context) {
-	if os.Getenv("GOMEMLIMIT") != "" {
+	if os.Getenv("GOMEMLIMIT") != "" || os.Getenv("GOGC") != "" {
 		<-ctx.Done()
 		return
 	}
+	defer debug.SetGCPercent(debug.SetGCPercent(percentFor(0)))
 	before := debug.SetMemoryLimit(memoryGoal)
 	defer debug.SetMemoryLimit(before)
 	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	was := percentFor(0)
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -34,8 +41,23 @@ func boundMemory(ctx context.Context) {
 		case <-tick.C:
 			metrics.Read(live)
 			debug.SetMemoryLimit(memoryFor(live[0].Value.Uint64()))
+			if is := percentFor(live[0].Value.Uint64()); is != was {
+				was = is
+				debug.SetGCPercent(is)
+			}
 		}
 	}
+}
+
+// percentFor is how much garbage there may be, in percent of what was alive after the last collection, so many bytes. It is one
+// of a few values: each change stops the process for a moment.
+func percentFor(live uint64) int {
+	for percent := 400; percent > 100; percent /= 2 {
+		if live*uint64(percent) <= garbageAtOnce*100 {
+			return percent
+		}
+	}
+	return 100
 }
 
 // memoryFor is the limit, in bytes, when so much was alive after the last collection.

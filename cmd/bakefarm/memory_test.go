@@ -17,6 +17,14 @@ func TestMemoryFor(t *testing.T) {
 	}
 }
 
+func TestPercentFor(t *testing.T) {
+	for live, want := range map[uint64]int{0: 400, 16 << 20: 400, 17 << 20: 200, 32 << 20: 200, 33 << 20: 100, 3 << 30: 100} {
+		if got := percentFor(live); got != want {
+			t.Errorf("%d bytes live: %d, want %d", live, got, want)
+		}
+	}
+}
+
 func TestMemoryGoalOfTheOperator(t *testing.T) {
 	before := debug.SetMemoryLimit(-1)
 	t.Setenv("GOMEMLIMIT", "1GiB")

@@ -39,6 +39,7 @@ func newCoordinator() *cobra.Command {
 	s.whole(cmd)
 	s.coordinates(cmd)
 	s.probed(cmd)
+	s.profiled(cmd)
 	return s.configured(cmd)
 }
 
@@ -59,6 +60,7 @@ func newAPI() *cobra.Command {
 	}
 	s.connected(cmd)
 	s.serves(cmd)
+	s.profiled(cmd)
 	return s.configured(cmd)
 }
 
@@ -80,6 +82,7 @@ func newWorker() *cobra.Command {
 	s.connected(cmd)
 	s.works(cmd)
 	s.probed(cmd)
+	s.profiled(cmd)
 	return s.configured(cmd)
 }
 
@@ -111,6 +114,9 @@ func (s *settings) role(cmd *cobra.Command, r role, begin func(*program, *dataDi
 	defer data.Close()
 	p := newProgram(cmd.Context(), log)
 	p.patience = max(stopTime, s.drain+stopMore)
+	if err := s.watchProcess(p, log); err != nil {
+		return err
+	}
 	front := &gate{waiting: "the " + string(r) + " is starting"}
 	if listener != nil {
 		p.runs("listener", func(ctx context.Context) error { return serve(ctx, listener, front) })

@@ -37,10 +37,7 @@ func newUp() *cobra.Command {
 	flags := cmd.Flags()
 	flags.IntVar(&s.workers, "workers", 2, "workers in this process; 0 when others do the work")
 	flags.StringVar(&s.s3Listen, "s3-listen", "", "address on which the embedded S3 server serves other processes too")
-	flags.StringVar(&s.pprof, "pprof", "", "loopback address that serves profiles of this process, for go tool pprof")
-	if err := flags.MarkHidden("pprof"); err != nil {
-		panic(err)
-	}
+	s.profiled(cmd)
 	return s.configured(cmd)
 }
 
@@ -62,19 +59,9 @@ func (s *settings) up(cmd *cobra.Command) error {
 		listener.Close()
 		return err
 	}
-	var profiled net.Listener
-	if s.pprof != "" {
-		if profiled, err = bindLoopback(s.pprof, "--pprof"); err != nil {
-			listener.Close()
-			return err
-		}
-	}
 	data, err := openDataDir(s.data)
 	if err != nil {
 		listener.Close()
-		if profiled != nil {
-			profiled.Close()
-		}
 		return err
 	}
 	defer data.Close()
@@ -82,14 +69,10 @@ func (s *settings) up(cmd *cobra.Command) error {
 	// The API answers from here on: that the farm is not ready yet, and what it waits for.
 	p := newProgram(ctx, log)
 	p.patience = max(stopTime, s.drain+stopMore)
-	if profiled != nil {
-		log.Info("profiles are served", "url", "http://"+profiled.Addr().String()+"/debug/pprof/")
-		p.runs("profiles", func(ctx context.Context) error { return serve(ctx, profiled, profiles()) })
+	if err := s.watchProcess(p, log); err != nil {
+		listener.Close()
+		return err
 	}
-	p.runs("memory", func(ctx context.Context) error {
-		boundMemory(ctx)
-		return nil
-	})
 	front := &gate{waiting: "the farm is starting"}
 	p.runs("farm", func(ctx context.Context) error {
 		return s.farm(ctx, data, listener.Addr(), front, log, cmd.OutOrStdout())
