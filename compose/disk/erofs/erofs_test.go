@@ -34,14 +34,14 @@ func layer(t *testing.T, entries ...any) []byte {
 	return b.Bytes()
 }
 
-func build(t *testing.T, stops bool, layers ...[]byte) string {
+func build(t *testing.T, size int64, stops bool, layers ...[]byte) string {
 	t.Helper()
 	f, err := os.Create(filepath.Join(t.TempDir(), "image"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	o := ext4.Options{Size: 256 << 20, DataOnly: true, Time: 1}
+	o := ext4.Options{Size: size, DataOnly: true, Time: 1}
 	if err := f.Truncate(o.Size); err != nil {
 		t.Fatal(err)
 	}
@@ -97,12 +97,12 @@ func layers(t *testing.T) [][]byte {
 }
 
 func TestWrite(t *testing.T) {
-	one := build(t, false, layers(t)...)
+	one := build(t, 256<<20, false, layers(t)...)
 	raw, err := os.ReadFile(one)
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := os.ReadFile(build(t, true, layers(t)...))
+	again, err := os.ReadFile(build(t, 256<<20, true, layers(t)...))
 	if err != nil || !bytes.Equal(raw, again) {
 		t.Errorf("who goes on from a state makes other bytes: %v", err)
 	}
