@@ -466,6 +466,45 @@ func TestResumes(t *testing.T) {
 	}
 }
 
+// TestReadsWhatChanged: a run reads from S3 what is new since the one before, however much there is.
+func TestReadsWhatChanged(t *testing.T) {
+	var objects atomic.Int64
+	l := newLittle(t, func(next http.RoundTripper) http.RoundTripper {
+		return roundTrip(func(r *http.Request) (*http.Response, error) {
+			if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/packs/") {
+				objects.Add(1)
+			}
+			return next.RoundTrip(r)
+		})
+	})
+	const versions = 30
+	for i := range versions {
+		l.begin(fmt.Sprint(i), fmt.Sprint(i), fmt.Sprint("piece", i), "everywhere").finish()
+	}
+	run := func(what string, want int) {
+		t.Helper()
+		l.must(l.janitor.index.CatchUp(t.Context())) // which reads the index of each new pack, once
+		objects.Store(0)
+		r := l.collect()
+		if r.Read != want || objects.Load() > int64(want) { // some are in memory
+			t.Errorf("%s: %d descriptions and %d objects were read, want %d", what, r.Read, objects.Load(), want)
+		}
+		if r.Condemned+r.Deleted+r.Repacked != 0 {
+			t.Errorf("%s: %+v", what, r)
+		}
+	}
+	run("the first run", versions)
+	run("nothing is new", 0)
+	l.begin("new", "new", "another piece", "piece7", "everywhere").finish()
+	run("a version is new", 1)
+	l.remove("3") // what its action's entry names is kept
+	run("a version has gone", 0)
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
 // TestNames finds digests wherever they stand.
 func TestNames(t *testing.T) {
 	a, b := digest.FromString("a"), digest.FromString("b")

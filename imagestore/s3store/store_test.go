@@ -209,7 +209,7 @@ func TestGroupCommit(t *testing.T) {
 	for i := 2; i < writers; i++ {
 		commit(i)
 	}
-	time.Sleep(20 * time.Millisecond) // they are waiting: nothing can be heard of that
+	time.Sleep(300 * time.Millisecond) // they are waiting: nothing can be heard of that
 	if n := g.puts.Load(); n != 2 {
 		t.Fatalf("%d uploads at the same time, want 2", n)
 	}
