@@ -18,6 +18,7 @@ type IndexReader func(ctx context.Context, p farm.Pack) ([]imagestore.Entry, err
 
 // Catalog is the projection. Its methods may be called concurrently.
 type Catalog struct {
+	path   string // of the file; empty: in memory
 	db     *database
 	ledger imagestore.Ledger
 	feeds  *Feeds // nil: it knows packs only
@@ -37,6 +38,9 @@ type Catalog struct {
 	index *index
 	sets  packageSets
 
+	ruin   sync.Once
+	ruined chan error // see noticed
+
 	packsSeen, versionsSeen                  progress
 	channelsSeen, usageSeen, deploymentsSeen progress
 }
@@ -44,18 +48,31 @@ type Catalog struct {
 var _ imagestore.Locator = (*Catalog)(nil)
 
 // Open opens the catalog in the file of that path, making it if need be; with an empty path it is in memory. Without
-// feeds it knows packs only, which is what a worker needs. Nothing is followed until Run; the caller closes it after.
+// feeds it knows packs only, which is what a worker needs. A file that is damaged, or of another release, is made anew. Nothing
+// is followed until Run; the caller closes it after.
 func Open(path string, ledger imagestore.Ledger, feeds *Feeds, log *slog.Logger) (*Catalog, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
+	c, err := open(path, ledger, feeds, log)
+	if path == "" || !unusable(err) {
+		return c, err
+	}
+	log.Warn("the catalog is damaged: it is made anew", "file", path, "err", err)
+	if err := removeFile(path); err != nil {
+		return nil, err
+	}
+	return open(path, ledger, feeds, log)
+}
+
+func open(path string, ledger imagestore.Ledger, feeds *Feeds, log *slog.Logger) (*Catalog, error) {
 	db, err := openDatabase(path)
 	if err != nil {
 		return nil, err
 	}
 	c := &Catalog{
-		db: db, ledger: ledger, feeds: feeds, log: log,
-		index: newIndex(), sets: newPackageSets(),
+		path: path, db: db, ledger: ledger, feeds: feeds, log: log,
+		index: newIndex(), sets: newPackageSets(), ruined: make(chan error, 1),
 		packsSeen:       newProgress("packs"),
 		versionsSeen:    newProgress("versions"),
 		channelsSeen:    newProgress(feedChannels),
@@ -115,10 +132,11 @@ func (c *Catalog) records() (list []small) {
 	return list
 }
 
-// Run follows the feeds until ctx ends, which is not an error. Trouble with a feed or the store is logged and retried.
-// Without readLock the packages of images stay unknown.
+// Run follows the feeds until ctx ends, which is not an error. Trouble with a feed or the store is logged and retried; with a
+// file that somebody has damaged, it ends. Without readLock the packages of images stay unknown.
 func (c *Catalog) Run(ctx context.Context, readIndex IndexReader, readLock LockReader) error {
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return c.watch(ctx) })
 	g.Go(func() error {
 		return c.followPacks(ctx, readIndex)
 	})

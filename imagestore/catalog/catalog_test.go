@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -280,6 +281,65 @@ func TestResumesAndIsMadeAnew(t *testing.T) {
 	}
 	c, _ = other.open(t, path)
 	expect(t, where(t, c, "later"), "OTHER")
+}
+
+// Damage within the file, which no look at its head shows: found at the start or, if it comes later, by whoever stumbles over it.
+func TestDamageIsMadeAnew(t *testing.T) {
+	w := newWorld()
+	path := filepath.Join(t.TempDir(), "catalog.db")
+	var texts []string
+	for i := range 2000 {
+		texts = append(texts, fmt.Sprint("text", i))
+		w.pack(t, fmt.Sprintf("P%04d", i), texts[i])
+	}
+	c, stop := w.open(t, path)
+	expect(t, where(t, c, "text0", "text1999"), "P0000", "P1999")
+	stop()
+	damage := func() {
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		info, err := f.Stat()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for at := int64(2 * 4096); at < info.Size(); at += 4096 {
+			if _, err := f.WriteAt([]byte(strings.Repeat("damage", 600)), at); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	damage()
+	c, stop = w.open(t, path)
+	expect(t, where(t, c, "text0", "text1999"), "P0000", "P1999")
+	stop()
+
+	c, err := catalog.Open(path, w.ledger, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	damage() // after it has read what it reads at the start
+	done := make(chan error, 1)
+	go func() { done <- c.Run(t.Context(), w.readIndex, nil) }()
+	for _, text := range texts {
+		if _, err = c.Locate(t.Context(), []digest.Digest{digest.FromString(text)}); err != nil {
+			break
+		}
+	}
+	if err == nil {
+		t.Error("the damage is overlooked")
+	}
+	if err := <-done; err == nil || !strings.Contains(err.Error(), "made anew") {
+		t.Errorf("it goes on: %v", err)
+	}
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the file is still there: %v", err)
+	}
+	c.Close()
+	c, _ = w.open(t, path)
+	expect(t, where(t, c, "text0", "text1999"), "P0000", "P1999")
 }
 
 func TestTroubleWithIndexes(t *testing.T) {

@@ -38,7 +38,7 @@ type feed struct {
 func (c *Catalog) keep(ctx context.Context, f feed) error {
 	for attempt := 0; ; attempt++ {
 		before := f.seen.now()
-		err := c.once(ctx, f)
+		err := c.noticed(c.once(ctx, f))
 		if ctx.Err() != nil {
 			return nil
 		}

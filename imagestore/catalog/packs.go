@@ -157,7 +157,7 @@ func (c *Catalog) Locate(ctx context.Context, digests []digest.Digest) ([]images
 	}
 	best, err := c.query(ctx, asked, len(index))
 	if err != nil {
-		return nil, fmt.Errorf("locate %d digests: %w", len(index), err)
+		return nil, fmt.Errorf("locate %d digests: %w", len(index), c.noticed(err))
 	}
 	for k, p := range best {
 		if p.pack == nil || p.composite && found[index[k]].Pack != "" {

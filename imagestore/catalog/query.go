@@ -373,7 +373,7 @@ func (c *Catalog) RepoHasBlob(ctx context.Context, repo string, d digest.Digest)
 	}
 	var has bool
 	if err := c.db.read.QueryRowContext(ctx, "SELECT EXISTS (SELECT 1 FROM repo_blobs WHERE repo = ? AND digest = ?)", r.num, sum[:]).Scan(&has); err != nil {
-		return false, fmt.Errorf("blob %s in %s: %w", d, repo, err)
+		return false, fmt.Errorf("blob %s in %s: %w", d, repo, c.noticed(err))
 	}
 	return has, nil
 }

@@ -101,22 +101,17 @@ func openDatabase(path string) (*database, error) {
 	if err == nil {
 		return d, nil
 	}
-	if !errors.Is(err, errUnusable) {
+	if !unusable(err) {
 		return nil, fmt.Errorf("catalog %s: %w", path, err)
 	}
-	for _, suffix := range []string{"", "-wal", "-shm", "-journal"} {
-		if err := os.Remove(path + suffix); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return nil, fmt.Errorf("catalog: remove what can't be used: %w", err)
-		}
+	if err := removeFile(path); err != nil {
+		return nil, err
 	}
 	if d, err = openFile(path); err != nil {
 		return nil, fmt.Errorf("catalog %s: %w", path, err)
 	}
 	return d, nil
 }
-
-// errUnusable: the file is no catalog of this schema; deleting it helps.
-var errUnusable = errors.New("not a catalog of this release")
 
 func openFile(path string) (*database, error) {
 	// The path goes into a URI: ? and # end it there, % escapes.
@@ -146,10 +141,10 @@ func openFile(path string) (*database, error) {
 func (d *database) check() error {
 	var version, tables int
 	if err := d.write.QueryRow("PRAGMA user_version").Scan(&version); err != nil {
-		return d.unusable(err)
+		return err
 	}
 	if err := d.write.QueryRow("SELECT count(*) FROM sqlite_master").Scan(&tables); err != nil {
-		return d.unusable(err)
+		return err
 	}
 	if version == 0 && tables == 0 {
 		return d.create()
@@ -160,27 +155,18 @@ func (d *database) check() error {
 	boot := bootID()
 	var last string
 	if err := d.write.QueryRow("SELECT value FROM meta WHERE key = 'boot'").Scan(&last); err != nil && !errors.Is(err, sql.ErrNoRows) {
-		return d.unusable(err)
+		return err
 	}
 	if last != boot {
 		var verdict string
 		if err := d.write.QueryRow("PRAGMA quick_check(1)").Scan(&verdict); err != nil {
-			return d.unusable(err)
+			return err
 		}
 		if verdict != "ok" {
 			return fmt.Errorf("%w: %s", errUnusable, verdict)
 		}
 	}
 	return setMeta(context.Background(), d.write, "boot", boot)
-}
-
-// unusable tells a file that is broken from one that can't be reached.
-func (d *database) unusable(err error) error {
-	text := err.Error()
-	if strings.Contains(text, "not a database") || strings.Contains(text, "malformed") || strings.Contains(text, "no such") {
-		return fmt.Errorf("%w: %w", errUnusable, err)
-	}
-	return err
 }
 
 func (d *database) create() error {

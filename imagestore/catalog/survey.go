@@ -22,7 +22,7 @@ type Held struct {
 func (c *Catalog) Survey(ctx context.Context, fn func(Held) error) error {
 	rows, err := c.db.read.QueryContext(ctx, "SELECT e.digest, e.composite, p.id, e.offset, e.length FROM entries e CROSS JOIN packs p ON p.num = e.pack ORDER BY e.digest, e.composite, e.pack")
 	if err != nil {
-		return fmt.Errorf("survey: %w", err)
+		return fmt.Errorf("survey: %w", c.noticed(err))
 	}
 	defer rows.Close()
 	var sum, id sql.RawBytes
@@ -30,7 +30,7 @@ func (c *Catalog) Survey(ctx context.Context, fn func(Held) error) error {
 	for rows.Next() {
 		var h Held
 		if err := rows.Scan(&sum, &h.Composite, &id, &h.Offset, &h.Length); err != nil {
-			return fmt.Errorf("survey: %w", err)
+			return fmt.Errorf("survey: %w", c.noticed(err))
 		}
 		if string(id) != last { // most often that of the entry before
 			last = string(id)
@@ -42,7 +42,7 @@ func (c *Catalog) Survey(ctx context.Context, fn func(Held) error) error {
 		}
 	}
 	if err := rows.Err(); err != nil {
-		return fmt.Errorf("survey: %w", err)
+		return fmt.Errorf("survey: %w", c.noticed(err))
 	}
 	return nil
 }
@@ -55,7 +55,7 @@ func (c *Catalog) Refs(ctx context.Context, of imagestore.Sum) (refs []imagestor
 		return nil, false, nil
 	}
 	if err != nil {
-		return nil, false, fmt.Errorf("refs of %s: %w", of.Digest(), err)
+		return nil, false, fmt.Errorf("refs of %s: %w", of.Digest(), c.noticed(err))
 	}
 	refs = make([]imagestore.Sum, len(raw)/len(of))
 	for i := range refs {
