@@ -47,6 +47,12 @@ func OpenHost(dir string, budget int64, has farm.Resources) (*Host, error) {
 	}, nil
 }
 
+// Spare lets go what is only kept in memory to be faster next time.
+func (h *Host) Spare() {
+	h.indexes.Clear()
+	h.records.Clear()
+}
+
 // Machine is what this machine has: as many processors as Go uses, and the memory that the machine or the process's control group
 // allows. 0 where that is not known: then memory is no bound.
 func Machine() farm.Resources {

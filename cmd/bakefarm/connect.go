@@ -194,6 +194,7 @@ func (s *settings) startWorkers(p *program, data *dataDir, c *connections, n int
 		return err
 	}
 	p.closes("workers' cache", host.Close)
+	s.memoryUse.canSpare(host.Spare)
 	host.Sandboxes = worker.OpenSandboxes(s.sandbox(data, log))
 	p.closes("sandboxes", host.Sandboxes.Close)
 	if host.Machines, err = worker.OpenMachines(data.sub("machines")); err != nil {

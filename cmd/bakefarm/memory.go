@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime/debug"
 	"runtime/metrics"
+	"sync"
 	"time"
 )
 
@@ -19,10 +20,37 @@ const memoryGoal = 230 << 20
 // processor.
 const garbageAtOnce = 64 << 20
 
-// boundMemory has the garbage collector come in time for memoryGoal, and not much more often than that needs, until ctx ends.
+// From so much that lives, in bytes, what is kept only to be faster next time is let go, but not all the time.
+const (
+	spareFrom  = memoryGoal * 2 / 3
+	spareEvery = 5 * time.Second
+)
+
+// memory is the process's.
+type memory struct {
+	mu    sync.Mutex
+	spare []func() // each lets something go
+}
+
+// canSpare has letGo called when memory is short.
+func (m *memory) canSpare(letGo func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.spare = append(m.spare, letGo)
+}
+
+func (m *memory) letGo() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, letGo := range m.spare {
+		letGo()
+	}
+}
+
+// bound has the garbage collector come in time for memoryGoal, and not much more often than that needs, until ctx ends.
 // When more lives than fits well, as with a very large catalog or many processors, the goal gives way: a collector that
 // runs all the time would be worse. GOMEMLIMIT and GOGC in the environment are an operator's own goals and stay.
-func boundMemory(ctx context.Context) {
+func (m *memory) bound(ctx context.Context) {
 	if os.Getenv("GOMEMLIMIT") != "" || os.Getenv("GOGC") != "" {
 		<-ctx.Done()
 		return
@@ -32,18 +60,24 @@ func boundMemory(ctx context.Context) {
 	defer debug.SetMemoryLimit(before)
 	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
 	was := percentFor(0)
+	var spared time.Time
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case now := <-tick.C:
 			metrics.Read(live)
-			debug.SetMemoryLimit(memoryFor(live[0].Value.Uint64()))
-			if is := percentFor(live[0].Value.Uint64()); is != was {
+			alive := live[0].Value.Uint64()
+			debug.SetMemoryLimit(memoryFor(alive))
+			if is := percentFor(alive); is != was {
 				was = is
 				debug.SetGCPercent(is)
+			}
+			if alive > spareFrom && now.Sub(spared) > spareEvery {
+				spared = now
+				m.letGo()
 			}
 		}
 	}

@@ -32,7 +32,7 @@ func TestMemoryGoalOfTheOperator(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		boundMemory(ctx)
+		new(memory).bound(ctx)
 	}()
 	if got := debug.SetMemoryLimit(-1); got != before {
 		t.Errorf("the limit is %d, and was %d", got, before)

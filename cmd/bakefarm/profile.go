@@ -22,7 +22,7 @@ func (s *settings) profiled(cmd *cobra.Command) {
 // watchProcess bounds the process's memory, and serves its profiles if it is to.
 func (s *settings) watchProcess(p *program, log *slog.Logger) error {
 	p.runs("memory", func(ctx context.Context) error {
-		boundMemory(ctx)
+		s.memoryUse.bound(ctx)
 		return nil
 	})
 	if s.pprof == "" {

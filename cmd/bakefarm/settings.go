@@ -52,6 +52,7 @@ type settings struct {
 	noAffinity    bool
 	clock         time.Duration // added to what this machine's clock says
 	pprof         string
+	memoryUse     memory
 	bootKeys      string // directory
 	logLevel      string
 	logFormat     string

@@ -18,6 +18,7 @@ import (
 	"bakefarm/imagestore/remote"
 	"bakefarm/plan"
 	"bakefarm/recipe"
+	"bakefarm/worker/execute"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
@@ -267,6 +268,27 @@ func TestImportRefuses(t *testing.T) {
 		}
 		if b.commits.Load() != before {
 			t.Errorf("%s: something was committed", want)
+		}
+	}
+}
+
+// What unpacks to more than any system has is refused when it has unpacked to so much, in one layer or in several.
+func TestImportRefusesBombs(t *testing.T) {
+	t.Cleanup(execute.LowerMaxUnpacked(3 << 20))
+	zeros := strings.Repeat("\x00", 2<<20)
+	plain := tarOf(t, tarFile{name: "a", content: zeros + zeros})
+	for name, layers := range map[string][]baseLayer{
+		"gzip":    {{mediaType: v1.MediaTypeImageLayerGzip, blob: gzipped(t, plain), tar: plain}},
+		"zstd":    {{mediaType: v1.MediaTypeImageLayerZstd, blob: packed(t, plain, zstdWriter), tar: plain}},
+		"several": {gzipLayer(t, tarFile{name: "a", content: zeros}), gzipLayer(t, tarFile{name: "b", content: zeros})},
+	} {
+		b := newBench(t, newStore(t))
+		spec, before := b.layoutOf(layers...), b.commits.Load()
+		if err := b.run(farm.KindImport, spec, &plan.Base{}); err == nil || !strings.Contains(err.Error(), "unpack to more than 3145728 bytes") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if b.commits.Load() != before {
+			t.Errorf("%s: something was committed", name)
 		}
 	}
 }

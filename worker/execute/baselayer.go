@@ -135,7 +135,7 @@ func (c *counted) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
 	c.hash.Write(p[:n])
 	if c.n += int64(n); c.n > c.room {
-		return n, fmt.Errorf("the layers unpack to more than %d bytes: no system is that large", int64(maxUnpacked))
+		return n, fmt.Errorf("the layers unpack to more than %d bytes: no system is that large", maxUnpacked)
 	}
 	return n, err
 }

@@ -77,15 +77,31 @@ func (x *Indexes) loaded(el *list.Element) {
 	}
 	x.total += len(e.index.Packages)
 	for el := x.recent.Back(); x.total > maxIndexed && el != x.recent.Front(); {
-		old := el.Value.(*indexed)
 		before := el.Prev()
-		select {
-		case <-old.done:
-			x.recent.Remove(el)
-			delete(x.byFile, old.file)
-			x.total -= len(old.index.Packages)
-		default: // being parsed: not counted yet
-		}
+		x.forget(el)
 		el = before
+	}
+}
+
+// Clear forgets all indexes. Who solves over one still has it.
+func (x *Indexes) Clear() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for el := x.recent.Back(); el != nil; {
+		before := el.Prev()
+		x.forget(el)
+		el = before
+	}
+}
+
+// forget takes an index out, unless it is being parsed: then it is not counted yet. The caller holds mu.
+func (x *Indexes) forget(el *list.Element) {
+	old := el.Value.(*indexed)
+	select {
+	case <-old.done:
+		x.recent.Remove(el)
+		delete(x.byFile, old.file)
+		x.total -= len(old.index.Packages)
+	default:
 	}
 }

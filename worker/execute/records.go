@@ -35,6 +35,13 @@ func (r *Records) get(name digest.Digest) *deb.Record { return r.records.get(nam
 // put keeps a record that has been encoded to, or decoded from, the bytes of that digest.
 func (r *Records) put(name digest.Digest, record *deb.Record) { r.records.put(name, record) }
 
+// Clear forgets everything.
+func (r *Records) Clear() {
+	r.records.clear()
+	r.facts.clear()
+	r.layers.clear()
+}
+
 // recent keeps values by digest, within maxRecords.
 type recent[V any] struct {
 	weigh func(V) int // about how much memory a value takes, in bytes
@@ -80,6 +87,15 @@ func (r *recent[V]) put(name digest.Digest, value V) {
 		delete(r.byName, last.name)
 		r.used -= last.size
 	}
+}
+
+// clear forgets everything.
+func (r *recent[V]) clear() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	clear(r.byName)
+	r.order.Init()
+	r.used = 0
 }
 
 // drop forgets a value.

@@ -245,9 +245,9 @@ func TestRun(t *testing.T) {
 		tests  []recipe.Test
 		want   []string
 	}{
-		{recipe.Config{Entrypoint: []string{"/hello"}}, []recipe.Test{http(9090, time.Second)},
-			[]string{"test http port 9090 /healthz", "not within 1s", "connection refused", "the end of its output:", "listening on :8080"}},
-		{recipe.Config{Entrypoint: []string{"/hello"}}, []recipe.Test{{HTTP: &recipe.HTTPTest{Port: 8080, Path: "/nowhere"}, Within: time.Second}},
+		{recipe.Config{Entrypoint: []string{"/hello"}}, []recipe.Test{http(9090, 4*time.Second)},
+			[]string{"test http port 9090 /healthz", "not within 4s", "connection refused", "the end of its output:", "listening on :8080"}},
+		{recipe.Config{Entrypoint: []string{"/hello"}}, []recipe.Test{{HTTP: &recipe.HTTPTest{Port: 8080, Path: "/nowhere"}, Within: 4 * time.Second}},
 			[]string{"it answers 404 Not Found"}},
 		{recipe.Config{Entrypoint: []string{"/hello"}, Env: map[string]string{"PORT": "no port"}}, []recipe.Test{http(8080, time.Minute)},
 			[]string{"/hello: exit status 1", "listen tcp"}},
