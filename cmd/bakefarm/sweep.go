@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -124,7 +125,7 @@ func hurtError(n int, dry bool) error {
 func scrubbedTable(w *tabwriter.Writer, r upkeep.Scrubbed, dry bool) {
 	row(w, "read", fmt.Sprintf("%d of %d packs, %s, %d entries", r.Packs, r.Of, size(r.Bytes), r.Entries))
 	for _, d := range r.Damage {
-		what := d.What
+		what := strings.TrimPrefix(d.What, "index of pack "+d.Pack+": ")
 		if d.Digest != "" {
 			what = fmt.Sprintf("%s at %d: %s", d.Digest, d.Offset, d.What)
 		}

@@ -75,7 +75,7 @@ func (s *Store) remedy(err error) string {
 		return ": check the access key"
 	case "SignatureDoesNotMatch":
 		return ": check the secret (percent-encoded where need be)"
-	case "ExpiredToken", "InvalidToken":
+	case "ExpiredToken", "InvalidToken", "InvalidTokenId":
 		return ": get new credentials of the session"
 	case "RequestTimeTooSkewed":
 		return ": set this machine's clock"
@@ -85,6 +85,9 @@ func (s *Store) remedy(err error) string {
 	// Answers to HEAD have no code.
 	switch res.StatusCode {
 	case http.StatusUnauthorized, http.StatusForbidden:
+		if keys, err := s.client.GetCreds(); err == nil && keys.AccessKeyID == "" {
+			return ": no credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or write ~/.aws/credentials"
+		}
 		return ": check the access key, the secret (percent-encoded where need be) and their rights to the bucket"
 	case http.StatusBadRequest, http.StatusMovedPermanently:
 		if res.Region != "" {
