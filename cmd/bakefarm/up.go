@@ -129,8 +129,10 @@ func (s *settings) startCoordinator(p *program, c *connections, measured *promet
 	measured.MustRegister(decides.Metrics())
 	p.runs("coordinator", decides.Run)
 	p.runs("deploy", deploy.New(deploy.Config{Bus: c.bus, Push: s.pusher(c.store), Final: remote.Final, Now: s.now, Log: log}).Run)
+	collecting := s.collect
+	collecting.MaxBake = s.maxBake
 	p.runs("upkeep", upkeep.New(upkeep.Config{
-		Bus: c.bus, Store: c.store, Index: c.catalog, Name: processName(), Ages: s.ages, Collect: s.collect, GCEvery: s.gcEvery, Now: s.now, Log: log,
+		Bus: c.bus, Store: c.store, Index: c.catalog, Name: processName(), Ages: s.ages, Collect: collecting, GCEvery: s.gcEvery, Now: s.now, Log: log,
 	}).Run)
 }
 

@@ -62,7 +62,9 @@ type Config struct {
 	Roots func(ctx context.Context, m *Marker) error
 
 	MinAge time.Duration // a live pack is not condemned before; default farm.RegisterWithin
-	Grace  time.Duration // from condemning to deleting: longer than a bake may take; default 3 h
+	Grace  time.Duration // from condemning to deleting: longer than a bake may take; default 3 h, or half as much again as MaxBake
+	// MaxBake is how long a bake may take that began before a pack was condemned, and may build upon it.
+	MaxBake time.Duration
 	// RepackBelow is the share of a pack, in percent of its bytes, below which what is needed of it is copied and the rest
 	// let go; default 30, negative: never.
 	RepackBelow int
@@ -112,7 +114,7 @@ func New(c Config) *Collector {
 		c.MinAge = farm.RegisterWithin
 	}
 	if c.Grace == 0 {
-		c.Grace = 3 * time.Hour
+		c.Grace = max(3*time.Hour, c.MaxBake+c.MaxBake/2)
 	}
 	if c.RepackBelow == 0 {
 		c.RepackBelow = 30

@@ -66,6 +66,15 @@ func TestLifeOfAPack(t *testing.T) {
 	}
 }
 
+// TestGraceOutlastsBakes: however long bakes may take, what one builds upon is not deleted under it.
+func TestGraceOutlastsBakes(t *testing.T) {
+	for _, longest := range []time.Duration{0, time.Hour, 2 * time.Hour, 6 * time.Hour, 7 * 24 * time.Hour} {
+		if g := collect.New(collect.Config{MaxBake: longest}).Grace; g < 3*time.Hour || g < longest+longest/2 {
+			t.Errorf("bakes may take %v, and packs are deleted after %v", longest, g)
+		}
+	}
+}
+
 // TestRepack: of a pack that is mostly dead, the rest is copied.
 func TestRepack(t *testing.T) {
 	l := newLittle(t, nil)
