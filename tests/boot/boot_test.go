@@ -345,7 +345,7 @@ func (f *aFarm) firstStart(t *testing.T) {
 		return qemu(t, wants, "qemu-system-x86_64", "-machine", "q35", "-cpu", "max", "-drive", "format=raw,if=virtio,cache=unsafe,file="+disk,
 			"-netdev", "user,id=net,restrict=on", "-device", "virtio-net-pci,netdev=net,romfile=")
 	}
-	boot("/dev/vda3 has grown to 5055 MiB", "starting /sbin/init", "listening on :8080", "login:")
+	boot("/dev/vda3 has grown to 5055 MiB", "starting /sbin/init", "listening on :8080", "login:", "OpenBSD Secure Shell server")
 	second := boot("starting /sbin/init", "listening on :8080", "login:")
 	if strings.Contains(second, "has grown") {
 		t.Error("it has grown once more")
