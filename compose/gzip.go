@@ -242,19 +242,19 @@ func Compressed(tar []byte) (Member, [][]byte, error) {
 	return m, pieces, err
 }
 
-// Unpack unpacks a piece: one gzip member of at most SegmentSize bytes, and nothing else.
-func Unpack(piece []byte) ([]byte, error) {
+// Unpack unpacks a piece: one gzip member of at most SegmentSize bytes, and nothing else. Who has no more use for a segment may
+// give it to FreeSegment.
+func Unpack(piece []byte) (segment *[SegmentSize]byte, n int, err error) {
 	if len(piece) < 8 {
-		return nil, fmt.Errorf("%w: %d bytes", ErrPiece, len(piece))
+		return nil, 0, fmt.Errorf("%w: %d bytes", ErrPiece, len(piece))
 	}
 	want := int64(binary.LittleEndian.Uint32(piece[len(piece)-4:])) // ISIZE
 	if want > SegmentSize {
-		return nil, fmt.Errorf("%w: it says that it unpacks to %d bytes, at most %d are allowed", ErrPiece, want, SegmentSize)
+		return nil, 0, fmt.Errorf("%w: it says that it unpacks to %d bytes, at most %d are allowed", ErrPiece, want, SegmentSize)
 	}
-	segment, err := decompress(piece, want)
-	if err != nil {
-		return nil, err
-	}
-	defer segments.Put(segment)
-	return bytes.Clone(segment[:want]), nil
+	segment, err = decompress(piece, want)
+	return segment, int(want), err
 }
+
+// FreeSegment takes a segment back that Unpack has made.
+func FreeSegment(segment *[SegmentSize]byte) { segments.Put(segment) }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sync"
 
 	"bakefarm/compose"
 	"bakefarm/compose/disk"
@@ -324,12 +325,14 @@ type layerReader struct {
 	cancel context.CancelFunc
 	broken func() error // not nil: not all pieces have come
 	queue  chan chan unpacked
-	rest   []byte
+	now    unpacked // what is being read
+	at     int      // in it
 }
 
 type unpacked struct {
-	data []byte
-	err  error
+	segment *[compose.SegmentSize]byte
+	size    int
+	err     error
 }
 
 // openLayer opens a layer's uncompressed tar.
@@ -350,8 +353,8 @@ func (j *job) openLayer(ctx context.Context, d digest.Digest) (io.ReadCloser, er
 				return
 			}
 			go func() {
-				data, err := j.unpack(ctx, p)
-				one <- unpacked{data, err}
+				segment, n, err := j.unpack(ctx, p)
+				one <- unpacked{segment, n, err}
 			}()
 		}
 	}()
@@ -370,30 +373,45 @@ func (j *job) openTarOf(ctx context.Context, l plan.Layer) (io.ReadCloser, error
 }
 
 // unpack reads a piece out of the cache or the store and unpacks it.
-func (j *job) unpack(ctx context.Context, p imagestore.Part) ([]byte, error) {
-	var data []byte
-	if r, err := j.Cache.Open(p.Digest); err == nil {
-		data, err = io.ReadAll(r)
-		r.Close()
-		if err != nil {
-			data = nil // the entry has dropped itself
-		}
-	}
-	if data == nil {
+func (j *job) unpack(ctx context.Context, p imagestore.Part) (*[compose.SegmentSize]byte, int, error) {
+	buf := packedPieces.Get().(*[compose.MaxPiece]byte)
+	defer packedPieces.Put(buf)
+	data := buf[:min(p.Size, compose.MaxPiece)]
+	if !j.cached(p, data) {
 		var err error
 		if data, err = imagestore.ReadAll(ctx, j.Store, p.Digest, p.Size); err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 	}
-	plain, err := compose.Unpack(data)
+	segment, n, err := compose.Unpack(data)
 	if err != nil {
-		return nil, fmt.Errorf("piece %s: %w", p.Digest, err)
+		return nil, 0, fmt.Errorf("piece %s: %w", p.Digest, err)
 	}
-	return plain, nil
+	return segment, n, nil
+}
+
+var packedPieces = sync.Pool{New: func() any { return new([compose.MaxPiece]byte) }}
+
+// cached reads a piece out of the cache, whole and checked: it may not be there, or have dropped itself.
+func (j *job) cached(p imagestore.Part, data []byte) bool {
+	if int64(len(data)) != p.Size {
+		return false
+	}
+	r, err := j.Cache.Open(p.Digest)
+	if err != nil {
+		return false
+	}
+	defer r.Close()
+	if _, err := io.ReadFull(r, data); err != nil {
+		return false
+	}
+	_, err = r.Read(make([]byte, 1)) // the end is where it has been checked
+	return err == io.EOF
 }
 
 func (r *layerReader) Read(p []byte) (int, error) {
-	for len(r.rest) == 0 {
+	for r.at == r.now.size {
+		r.free()
 		one, ok := <-r.queue
 		if !ok && r.broken() != nil {
 			return 0, r.broken() // a tar that ends early would look whole
@@ -405,19 +423,30 @@ func (r *layerReader) Read(p []byte) (int, error) {
 		if u.err != nil {
 			return 0, u.err
 		}
-		r.rest = u.data
+		r.now = u
 	}
-	n := copy(p, r.rest)
-	r.rest = r.rest[n:]
+	n := copy(p, r.now.segment[r.at:r.now.size])
+	r.at += n
 	return n, nil
+}
+
+// free gives back what has been read.
+func (r *layerReader) free() {
+	if r.now.segment != nil {
+		compose.FreeSegment(r.now.segment)
+	}
+	r.now, r.at = unpacked{}, 0
 }
 
 // Close waits for what is on its way. It fails when the layer has not been read to its end.
 func (r *layerReader) Close() error {
 	r.cancel()
-	left := len(r.rest)
+	left := r.now.size - r.at
+	r.free()
 	for one := range r.queue {
-		left += len((<-one).data)
+		r.now = <-one
+		left += r.now.size
+		r.free()
 	}
 	if left > compose.TrailerSize {
 		return errors.New("something follows the end of the tar")
