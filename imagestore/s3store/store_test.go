@@ -3,11 +3,14 @@ package s3store_test
 import (
 	"bytes"
 	"context"
+	"encoding/xml"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -114,6 +117,80 @@ func TestObjectsAndRecords(t *testing.T) {
 }
 
 // Nobody may build upon a condemned pack; who did already can still read it.
+// listing is an answer to ListObjectsV2 (Amazon S3 API reference), as far as clients read it.
+type listing struct {
+	XMLName               struct{} `xml:"ListBucketResult"`
+	IsTruncated           bool
+	NextContinuationToken string `xml:",omitempty"`
+	Contents              []struct {
+		Key, LastModified, ETag string
+		Size                    int64
+	}
+}
+
+// Services decide how long the pages of a listing are; some send an empty one with more to come.
+func TestPagesOfAnyLength(t *testing.T) {
+	f := newS3Farm(t, true)
+	const packs = 7
+	s := f.open(t)
+	for i := range packs {
+		w := s.Begin()
+		if _, err := w.Put(t.Context(), storetest.Bytes(uint64(i), 1000)); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Commit(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, length := range []int{1, 2, 3, packs, 0} { // 0: an empty page first
+		var all listing
+		f.through = func(next http.RoundTripper) http.RoundTripper {
+			return roundTrip(func(r *http.Request) (*http.Response, error) {
+				if !r.URL.Query().Has("list-type") {
+					return next.RoundTrip(r)
+				}
+				token := r.URL.Query().Get("continuation-token")
+				if token == "" {
+					answer, err := next.RoundTrip(r)
+					if err != nil {
+						return nil, err
+					}
+					defer answer.Body.Close()
+					if all = (listing{}); xml.NewDecoder(answer.Body).Decode(&all) != nil {
+						t.Error("the listing can't be read")
+					}
+				}
+				from, _ := strconv.Atoi(token)
+				to := min(from+length, len(all.Contents))
+				if length == 0 && token != "" {
+					to = len(all.Contents)
+				}
+				page := listing{Contents: all.Contents[from:to], IsTruncated: to < len(all.Contents)}
+				if page.IsTruncated {
+					page.NextContinuationToken = fmt.Sprintf("%02d", to)
+				}
+				raw, err := xml.Marshal(page)
+				return &http.Response{
+					StatusCode: http.StatusOK, Status: "200 OK", Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Request: r,
+					Header: http.Header{"Content-Type": {"application/xml"}}, Body: io.NopCloser(bytes.NewReader(raw)),
+				}, err
+			})
+		}
+		seen := map[string]int{}
+		if err := f.open(t).Objects(t.Context(), func(o s3store.Object) error { seen[o.Pack]++; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if len(seen) != packs {
+			t.Errorf("in pages of %d: %d packs, want %d", length, len(seen), packs)
+		}
+		for pack, n := range seen {
+			if n != 1 {
+				t.Errorf("in pages of %d: %s was listed %d times", length, pack, n)
+			}
+		}
+	}
+}
+
 func TestCondemned(t *testing.T) {
 	f := newS3Farm(t, true)
 	s := f.open(t)
