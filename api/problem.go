@@ -61,6 +61,7 @@ var statuses = []struct {
 	{imagestore.ErrConflict, http.StatusConflict},
 	{bus.ErrTooLarge, http.StatusRequestEntityTooLarge},
 	{bus.ErrNoResponder, http.StatusServiceUnavailable},
+	{imagestore.ErrAway, http.StatusServiceUnavailable},
 	{context.DeadlineExceeded, http.StatusGatewayTimeout},
 	{context.Canceled, http.StatusServiceUnavailable}, // of the farm: a client that has gone reads nothing
 }

@@ -36,6 +36,15 @@ var validID = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z_-]{0,63}$`)
 // recorded then. When every answer is there already, and the version that they lead to, the bake is done at once: its
 // one record says so.
 func (c *Coordinator) submit(ctx context.Context, req bus.SubmitRequest) (farm.Bake, error) {
+	b, err := c.take(ctx, req)
+	if errors.Is(err, imagestore.ErrAway) {
+		err = &bus.RemoteError{Code: "busy", Message: err.Error() + ": try again later"}
+	}
+	return b, err
+}
+
+// take is submit, with errors as they come.
+func (c *Coordinator) take(ctx context.Context, req bus.SubmitRequest) (farm.Bake, error) {
 	b, err := c.newBake(req)
 	if err != nil {
 		return b, err

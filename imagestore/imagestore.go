@@ -31,6 +31,8 @@ var (
 	ErrSize = errors.New("not of that size")
 	// ErrConflict: a compare-and-set lost.
 	ErrConflict = errors.New("changed by somebody else")
+	// ErrAway: the store does not answer, or not sensibly, however often it is asked. It will, later.
+	ErrAway = errors.New("the image store is away")
 )
 
 // MaxPiece is the size limit of a piece, in bytes.

@@ -52,7 +52,7 @@ func deliver[T any](ctx context.Context, d delivery[T]) (T, error) {
 				continue
 			}
 			err = fmt.Errorf("send what is missing: %w", failed)
-		case least == 0: // nothing has been sent: the first answer is the answer
+		case least == 0 && !later(err): // nothing has been sent: the first answer is the answer
 			return answer, err
 		default:
 			failed = err
@@ -72,10 +72,16 @@ func deliver[T any](ctx context.Context, d delivery[T]) (T, error) {
 func passing(err error) bool {
 	var problem *Error
 	if errors.As(err, &problem) {
-		return problem.Status == http.StatusServiceUnavailable || problem.Status == http.StatusBadGateway || problem.Status == http.StatusGatewayTimeout
+		return later(err)
 	}
 	var failed *url.Error
 	return errors.As(err, &failed) || errors.Is(err, ErrUnreachable) || errors.Is(err, io.ErrUnexpectedEOF)
+}
+
+// later reports whether a farm that was reached asks to come again: it is busy, or a part of it is away.
+func later(err error) bool {
+	var problem *Error
+	return errors.As(err, &problem) && (problem.Status == http.StatusServiceUnavailable || problem.Status == http.StatusBadGateway || problem.Status == http.StatusGatewayTimeout)
 }
 
 // chunkSource is where chunks are that the farm may ask for. Its methods may be called concurrently.

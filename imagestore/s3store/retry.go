@@ -40,8 +40,14 @@ func retry(ctx context.Context, fn func() error) error {
 			return err
 		}
 	}
-	return fmt.Errorf("%w (tried %d times)", err, attempts)
+	return away{fmt.Errorf("%w (tried %d times)", err, attempts)}
 }
+
+// away is an error of a service that was asked often enough: imagestore.ErrAway, which says nothing that it does not.
+type away struct{ error }
+
+func (a away) Unwrap() error        { return a.error }
+func (a away) Is(target error) bool { return target == imagestore.ErrAway }
 
 // transient reports whether trying again may help: not when the service has understood and refused.
 func transient(err error) bool {
