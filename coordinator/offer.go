@@ -1,6 +1,7 @@
 package coordinator
 
 import (
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -48,5 +49,27 @@ func (c *Coordinator) offer(s farm.Shard) bool {
 		c.Log.Warn("offer not sent", "shard", s.ID, "worker", best.ID, "err", err)
 	}
 	c.shards.hintAt(s.ID, time.Now().Add(offerFor)) // the sweep sends it, if nobody has claimed the shard by then
+	return true
+}
+
+// offersAtOnce is how many shards that wait too long one look offers: there is no room for many, else they would not wait.
+const offersAtOnce = 8
+
+// press offers a shard, which has waited although it was hinted at, to any worker that has room for it. Hints come by a queue's
+// consumer, and one whose servers were cut off from each other may hand out nothing for as long as nobody makes it anew.
+// Whoever is offered the shard claims it like any other, so that it is no matter who comes first. It reports whether there was a worker.
+func (c *Coordinator) press(s farm.Shard) bool {
+	takes := s.Kind.Takes()
+	free := c.workers.pick(func(v *view[farm.Worker]) bool {
+		w := v.rec
+		return !w.Draining && slices.Contains(w.Classes, s.Class) && farm.Meets(w.Labels, s.Requires) && c.queue.roomFor(w, takes)
+	})
+	if len(free) == 0 {
+		return false
+	}
+	w := free[rand.IntN(len(free))]
+	if err := c.Bus.OfferTo(w.id, bus.Offer{ShardID: s.ID, Class: s.Class}); err != nil {
+		c.Log.Warn("offer not sent", "shard", s.ID, "worker", w.id, "err", err)
+	}
 	return true
 }

@@ -446,3 +446,32 @@ func TestPausedWorkersDoNotCount(t *testing.T) {
 	f.worker("steady").start()
 	f.done(b.ID)
 }
+
+// A shard whose hints nobody is handed, since the queue's consumer stands still, is offered to a worker that has room.
+func TestQueueStandsStill(t *testing.T) {
+	t.Parallel()
+	f := newFarm(t)
+	f.start()
+	offers := make(chan bus.Offer, 10)
+	end, err := f.bus.Offers("idle", func(o bus.Offer) { offers <- o })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer end()
+	rec := farm.Worker{Schema: farm.Schema, ID: "idle", Slots: 1, Classes: []string{"any.cut"}}
+	if _, err := f.bus.Workers.Put(t.Context(), rec.ID, rec); err != nil {
+		t.Fatal(err)
+	}
+	b := f.submit(f.app("forgotten"))
+	shard := f.shard("cut", farm.ShardQueued).ID
+	w := f.worker("idle")
+	select { // of the hints none is handed to it
+	case o := <-offers:
+		if reply, err := w.claim(t.Context(), o.ShardID); err != nil || o.ShardID != shard || o.Class != "any.cut" || !reply.Granted {
+			t.Errorf("offered %+v, granted %+v, %v", o, reply, err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("it is not offered")
+	}
+	f.cancel(b.ID)
+}

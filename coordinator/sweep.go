@@ -74,11 +74,15 @@ func unfinished(v *view[farm.Bake]) bool { return !v.rec.State.Finished() }
 // rescueShards takes back what a worker let go, and sends hints again that may have been lost, for those shards that pick looks at.
 func (c *Coordinator) rescueShards(ctx context.Context, now time.Time, pick func(func(*view[farm.Shard]) bool) []picked[farm.Shard]) {
 	enough := map[string]bool{} // classes whose queues have a hint for every shard that waits
+	offered := 0
 	for _, s := range pick(func(v *view[farm.Shard]) bool { return c.leaseOut(v, now) || hintDue(v, now) || c.tooLong(v, now) }) {
 		switch {
 		case ctx.Err() != nil:
 			return
 		case s.rec.State == farm.ShardQueued:
+			if s.hints > 0 && offered < offersAtOnce && c.press(s.rec) {
+				offered++
+			}
 			if s.hints > 0 && c.hinted(ctx, s.rec.Class, enough) {
 				c.shards.hintSent(s.id, now)
 				continue

@@ -223,6 +223,8 @@ func (b *book) settle() {
 				if _, over := b.over[id]; !over {
 					bake, err := b.c.api.Bake(b.c.t.Context(), id)
 					b.c.t.Errorf("not over: %s, %s %s (%v)", id, bake.State, bake.Waiting, err)
+					explained, err := b.c.api.Explain(b.c.t.Context(), id)
+					b.c.t.Logf("its shards: %+v (%v)", explained, err)
 				}
 			}
 			b.c.t.Fatalf("%d of %d bakes are not over %s after the last fault", b.flyingNow(), len(b.bakes), settlePatience)
