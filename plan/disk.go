@@ -75,6 +75,7 @@ func (b *builder) disk(lock *recipe.Lock, d *recipe.DiskOutput, trees []*recipe.
 		seed.WriteString(key.String() + "\n")
 	}
 	spec := DiskSpec{Disk: *d, Config: lock.Config, Seed: digest.FromString(seed.String()), Base: base != ""}
+	spec.Enabled = base == "" && lock.OS.Debian.Scripts == scriptsRun
 	for _, p := range lock.PackagesOf(system) {
 		spec.Packages = append(spec.Packages, p.Name)
 	}

@@ -95,7 +95,7 @@ func TestDiskSharesLayers(t *testing.T) {
 	if larger.Key == disk.Key {
 		t.Error("a larger disk has the same key")
 	}
-	if got := disk.Reason(farm.SourceMiss); got != "no farm member has made the disk for linux/amd64 of this system, app and configuration with format 5" {
+	if got := disk.Reason(farm.SourceMiss); got != "no farm member has made the disk for linux/amd64 of this system, app and configuration with format 6" {
 		t.Errorf("%q", got)
 	}
 	alone := bakeDisk(t, strings.Replace(withDisk, "{oci: {}}, ", "", 1), context(), map[string][]recipe.LockedPackage{"linux/amd64+disk": machine})

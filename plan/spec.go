@@ -22,7 +22,7 @@ var Formats = map[farm.Kind]int{
 	farm.KindImage:     2,
 	farm.KindIndex:     1,
 	farm.KindRoot:      5,
-	farm.KindDisk:      5,
+	farm.KindDisk:      6,
 	farm.KindRun:       1,
 	farm.KindBoot:      1,
 }
@@ -290,4 +290,6 @@ type DiskSpec struct {
 	Packages []string `json:"packages"`
 	// Base: the first dependency makes the Base below the layers, whose configuration counts where Config says nothing.
 	Base bool `json:"base,omitempty"`
+	// Enabled: maintainer scripts have enabled the units that are to be.
+	Enabled bool `json:"enabled,omitempty"`
 }

@@ -284,7 +284,7 @@ func TestDisk(t *testing.T) {
 	}
 }
 
-const golden = "9db8bd824912c0f09f96a45393875adc82866de809be084ea17eac00807a6f8f"
+const golden = "e436728a945cc8eb9224bd1d93273b27cb71b4023e53731c68196ffab3029825"
 
 // A disk whose layers are so large that the system partition shares one with the root.
 func TestLargeLayers(t *testing.T) {

@@ -22,6 +22,8 @@ type Machine struct {
 	Restart    string // when it is started again after its end, as systemd has it: always (empty), on-failure, no
 	// Packages are the names of the OS's packages.
 	Packages []string
+	// Enabled: the units that are to start are enabled already, and presets have no say.
+	Enabled bool
 }
 
 // Service is the unit that runs the image's program.
@@ -67,7 +69,11 @@ func (m Machine) files(o Options) ([]compose.File, error) {
 		files = append(files, compose.Symlink(units+target+".wants/"+unit, source))
 	}
 	// An identity of its own at the first start; and the units that presets enable, where no script has.
-	text(identity, "uninitialized\n")
+	if m.Enabled { // machine-id(5), "First Boot Semantics"
+		text(identity, "")
+	} else {
+		text(identity, "uninitialized\n")
+	}
 	text(hosts, "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n")
 	text(units+"machine-name.service", `[Unit]
 Description=A name of this machine's own, until it is given another one
@@ -101,6 +107,9 @@ WantedBy=sysinit.target
 	if !m.has(networkManagers...) {
 		text("etc/systemd/network/80-ether.network", "# Every Ethernet interface asks for an address.\n[Match]\nType=ether\n\n[Network]\nDHCP=yes\n")
 		enable("systemd-networkd.service", "/lib/systemd/system/systemd-networkd.service", "multi-user.target")
+		enable("systemd-networkd.socket", "/lib/systemd/system/systemd-networkd.socket", "sockets.target")
+		enable("systemd-networkd-wait-online.service", "/lib/systemd/system/systemd-networkd-wait-online.service", "network-online.target")
+		files = append(files, compose.Symlink(units+"dbus-org.freedesktop.network1.service", "/lib/systemd/system/systemd-networkd.service"))
 		if m.has("systemd-resolved") {
 			enable("systemd-resolved.service", "/lib/systemd/system/systemd-resolved.service", "multi-user.target")
 			files = append(files, compose.Symlink("etc/resolv.conf", "../run/systemd/resolve/stub-resolv.conf"))

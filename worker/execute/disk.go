@@ -241,7 +241,7 @@ func makeDisk(ctx context.Context, j *job, spec plan.DiskSpec) (plan.ImageOutput
 	c := spec.Config
 	if err := b.Machine(disk.Machine{
 		Entrypoint: append(append([]string(nil), c.Entrypoint...), c.Cmd...), Env: c.Env, User: c.User,
-		WorkingDir: c.WorkingDir, StopSignal: c.StopSignal, Restart: spec.Disk.Restart, Packages: spec.Packages,
+		WorkingDir: c.WorkingDir, StopSignal: c.StopSignal, Restart: spec.Disk.Restart, Packages: spec.Packages, Enabled: spec.Enabled,
 	}); err != nil {
 		return plan.ImageOutput{}, err
 	}
