@@ -14,8 +14,6 @@ import (
 	"runtime"
 	"sync"
 
-	"bakefarm/compose/inflate"
-
 	"github.com/klauspost/compress/gzip"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
@@ -260,16 +258,8 @@ func decompress(data []byte, want int64) (*[SegmentSize]byte, error) {
 	return segment, nil
 }
 
-// gunzip fills to with what a gzip member unpacks to.
+// gunzip fills to with what a gzip member unpacks to, which is no more and no less.
 func gunzip(to, data []byte) error {
-	// RFC 1952 section 2.3: a header without options has 10 bytes, and 8 bytes of checks follow.
-	if n := len(data) - 8; n > 10 && data[0] == 0x1f && data[1] == 0x8b && data[2] == 8 && data[3] == 0 {
-		taken, err := inflate.Inflate(to, data[10:n])
-		if err == nil && taken == n-10 && binary.LittleEndian.Uint32(data[n:]) == crc32.ChecksumIEEE(to) && binary.LittleEndian.Uint32(data[n+4:]) == uint32(len(to)) {
-			return nil
-		}
-	}
-	// What it does not take, and what is wrong with it.
 	src := bytes.NewReader(data) // an io.ByteReader: gzip reads not a byte beyond its member
 	z := gunzips.Get().(*gzip.Reader)
 	defer gunzips.Put(z)

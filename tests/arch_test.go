@@ -129,9 +129,6 @@ func TestContractsDoNotKnowTheirImplementations(t *testing.T) {
 			if p.ImportPath == "bakefarm/imagestore" && within(i, "bakefarm/imagestore") {
 				t.Errorf("%s imports %s: the contract must not know its implementations", p.ImportPath, i)
 			}
-			if i == "bakefarm/compose/inflate" {
-				continue // is a codec, as others of other modules are
-			}
 			if p.ImportPath == "bakefarm/compose" && within(i, "bakefarm/compose") {
 				t.Errorf("%s imports %s: the model must not know the formats", p.ImportPath, i)
 			}
