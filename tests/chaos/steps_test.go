@@ -14,8 +14,8 @@ import (
 	"bakefarm/farm"
 )
 
-// TestWorkerDiesAtEveryStep bakes again and again with a worker that is killed after one message to NATS more, or one request
-// to S3 more, than the time before. Another one finishes the bake, to what it is when nobody dies. In a short run only
+// TestWorkerDiesAtEveryStep bakes again and again with a worker that is killed after one message to NATS more, or one request that
+// writes to S3 more, than the time before. Another one finishes the bake, to what it is when nobody dies. In a short run only
 // some of the steps are done.
 func TestWorkerDiesAtEveryStep(t *testing.T) {
 	if testing.Short() {
@@ -23,7 +23,7 @@ func TestWorkerDiesAtEveryStep(t *testing.T) {
 	}
 	step := 1
 	if *length < time.Minute {
-		step = 7
+		step = 3
 	}
 	dir := t.TempDir()
 	s3, nats := free(t), free(t)

@@ -42,11 +42,11 @@ type sky struct {
 	now     weather
 	changed chan struct{}
 	count   int
-	after   int // requests that are still to be answered
+	after   int // requests that write and are still to be answered
 	then    func()
 }
 
-// in has then called when n more requests were done, before anybody is answered about the last of them.
+// in has then called when n more requests were done that write, which a worker that starts does not, before anybody is answered about the last of them.
 func (s *sky) in(n int, then func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -93,8 +93,10 @@ func (s *sky) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		now = fine
 	}
 	var then func()
-	if s.after--; s.after == 0 {
-		then = s.then
+	if r.Method != http.MethodGet {
+		if s.after--; s.after == 0 {
+			then = s.then
+		}
 	}
 	s.mu.Unlock()
 	if then != nil {
