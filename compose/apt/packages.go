@@ -160,17 +160,17 @@ type parser struct {
 }
 
 // block parses a block of text, of which nothing else is kept.
-func (p *parser) block(text string) error {
-	p.recent = p.recent[:0]
-	if err := p.parse(text); err != nil {
+func (x *parser) block(text string) error {
+	x.recent = x.recent[:0]
+	if err := x.parse(text); err != nil {
 		return err
 	}
-	own(p.recent)
-	packages := slices.Clone(p.recent)
+	own(x.recent)
+	packages := slices.Clone(x.recent)
 	for i := range packages {
-		p.packages = append(p.packages, &packages[i])
+		x.packages = append(x.packages, &packages[i])
 	}
-	clear(p.recent)
+	clear(x.recent)
 	return nil
 }
 
