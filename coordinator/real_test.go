@@ -55,6 +55,7 @@ func (f *testFarm) onS3() {
 }
 
 func TestOnS3(t *testing.T) {
+	t.Parallel()
 	f := newFarm(t)
 	f.onS3()
 	stop := f.start()

@@ -19,6 +19,7 @@ import (
 )
 
 func TestLeaseRunsOutAndLateReport(t *testing.T) {
+	t.Parallel()
 	f := newFarm(t)
 	f.start(func(c *coordinator.Config) { c.Lease = 300 * time.Millisecond })
 	dead, alive := f.worker("dead"), f.worker("alive")
@@ -46,6 +47,7 @@ func TestLeaseRunsOutAndLateReport(t *testing.T) {
 }
 
 func TestBeatKeepsLease(t *testing.T) {
+	t.Parallel()
 	f := newFarm(t)
 	f.start(func(c *coordinator.Config) { c.Lease = 300 * time.Millisecond })
 	w := f.worker("w1")
@@ -109,6 +111,7 @@ func TestFailureIsNotCached(t *testing.T) {
 }
 
 func TestRetry(t *testing.T) {
+	t.Parallel()
 	f := newFarm(t)
 	f.start()
 	var mu sync.Mutex
@@ -305,6 +308,7 @@ func TestLostPiecesAreMadeAgain(t *testing.T) {
 }
 
 func TestLostHint(t *testing.T) {
+	t.Parallel()
 	f := newFarm(t)
 	f.start()
 	w := f.worker("w1")
@@ -319,6 +323,7 @@ func TestLostHint(t *testing.T) {
 }
 
 func TestTooLong(t *testing.T) {
+	t.Parallel()
 	f := newFarm(t)
 	f.start(func(c *coordinator.Config) { c.MaxBake = 200 * time.Millisecond })
 	b := f.finished(f.submit(f.app("one")).ID)
@@ -329,6 +334,7 @@ func TestTooLong(t *testing.T) {
 }
 
 func TestOrphansAreCancelled(t *testing.T) {
+	t.Parallel()
 	f := newFarm(t)
 	stop := f.start()
 	id := f.submit(f.app("one")).ID

@@ -354,6 +354,9 @@ func TestAnotherApp(t *testing.T) {
 }
 
 func TestTrouble(t *testing.T) {
+	if testing.Short() {
+		t.Skip("make test meets all troubles")
+	}
 	change := func(fn func(map[string]string)) []byte {
 		files := bootable()
 		fn(files)

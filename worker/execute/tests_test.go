@@ -226,6 +226,9 @@ func (b *bench) storeHello(config recipe.Config) plan.TestSpec {
 }
 
 func TestRun(t *testing.T) {
+	if testing.Short() {
+		t.Skip("make test runs programs and waits for them")
+	}
 	t.Parallel()
 	b := newBench(t, newStore(t))
 	var out plan.TestOutput
