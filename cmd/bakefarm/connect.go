@@ -31,8 +31,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// recentBytes is what a process remembers of the pieces that it has just written: an app's files on their way from the API
-// to the workers beside it, and from one shard to the next.
+// recentBytes is what a whole farm in a process remembers of the pieces that it has just written: an app's files on their way
+// from the API to the workers beside it. A worker on its own has its cache.
 const recentBytes = 24 << 20
 
 // A role is which part of a farm a process runs.
@@ -136,7 +136,11 @@ func (s *settings) connect(p *program, data *dataDir, where storage, r role, wai
 		return nil, usagef("--s3: %w", err)
 	}
 	waiting("S3 at %s is not reached yet", client.EndpointURL().Host)
-	store, err := s3store.Open(ctx, s3store.Config{Client: client, Bucket: bucket, Prefix: prefix, Ledger: packs, Locator: index, Writer: name, Log: log, Encryption: sse, Checksum: checksum, Recent: recentBytes})
+	config := s3store.Config{Client: client, Bucket: bucket, Prefix: prefix, Ledger: packs, Locator: index, Writer: name, Log: log, Encryption: sse, Checksum: checksum}
+	if r == roleWhole {
+		config.Recent = recentBytes
+	}
+	store, err := s3store.Open(ctx, config)
 	if errors.Is(err, s3store.ErrRefused) {
 		return nil, usagef("--s3: %w", err)
 	}

@@ -15,6 +15,9 @@ import (
 // collector, which by its own rule would come at twice what lives.
 const memoryGoal = 230 << 20
 
+// memoryLeast is the limit of a worker on its own while little lives: making disks, it stays below 200 MB.
+const memoryLeast = 150 << 20
+
 // garbageAtOnce is how much garbage the collector waits for at the least, in bytes. Most of what a coordinator or worker makes is
 // garbage at once, and little lives: by its own rule the collector would come after each few MiB, and take a tenth of the
 // processor.
@@ -28,6 +31,8 @@ const (
 
 // memory is the process's.
 type memory struct {
+	least uint64 // the limit in bytes while little lives; 0: memoryGoal
+
 	mu    sync.Mutex
 	spare []func() // each lets something go
 }
@@ -56,7 +61,7 @@ func (m *memory) bound(ctx context.Context) {
 		return
 	}
 	defer debug.SetGCPercent(debug.SetGCPercent(percentFor(0)))
-	before := debug.SetMemoryLimit(memoryGoal)
+	before := debug.SetMemoryLimit(m.limit(0))
 	defer debug.SetMemoryLimit(before)
 	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
 	was := percentFor(0)
@@ -70,7 +75,7 @@ func (m *memory) bound(ctx context.Context) {
 		case now := <-tick.C:
 			metrics.Read(live)
 			alive := live[0].Value.Uint64()
-			debug.SetMemoryLimit(memoryFor(alive))
+			debug.SetMemoryLimit(m.limit(alive))
 			if is := percentFor(alive); is != was {
 				was = is
 				debug.SetGCPercent(is)
@@ -94,7 +99,12 @@ func percentFor(live uint64) int {
 	return 100
 }
 
-// memoryFor is the limit, in bytes, when so much was alive after the last collection.
-func memoryFor(live uint64) int64 {
-	return int64(max(memoryGoal, min(live, math.MaxInt64/4)*7/6))
+// limit is that of the heap, in bytes, when so much was alive after the last collection.
+func (m *memory) limit(live uint64) int64 {
+	live = min(live, math.MaxInt64/4)
+	least := m.least
+	if least == 0 {
+		least = memoryGoal
+	}
+	return int64(max(least, min(live*5/4, memoryGoal), live*7/6))
 }

@@ -7,12 +7,23 @@ import (
 	"testing"
 )
 
-func TestMemoryFor(t *testing.T) {
-	for live, want := range map[uint64]int64{
-		0: memoryGoal, 100 << 20: memoryGoal, memoryGoal: memoryGoal + memoryGoal/6, 3 << 30: 3<<30 + 1<<29, math.MaxUint64: math.MaxInt64 / 4 * 7 / 6,
+func TestLimit(t *testing.T) {
+	const endless = math.MaxInt64 / 4 * 7 / 6
+	worker := &memory{least: memoryLeast}
+	for _, c := range []struct {
+		live          uint64
+		whole, worker int64
+	}{
+		{0, memoryGoal, memoryLeast},
+		{120 << 20, memoryGoal, memoryLeast},
+		{160 << 20, memoryGoal, 200 << 20},
+		{190 << 20, memoryGoal, memoryGoal},
+		{memoryGoal, memoryGoal + memoryGoal/6, memoryGoal + memoryGoal/6},
+		{3 << 30, 3<<30 + 1<<29, 3<<30 + 1<<29},
+		{math.MaxUint64, endless, endless},
 	} {
-		if got := memoryFor(live); got != want {
-			t.Errorf("%d bytes live: %d, want %d", live, got, want)
+		if whole, got := new(memory).limit(c.live), worker.limit(c.live); whole != c.whole || got != c.worker {
+			t.Errorf("%d bytes live: %d, a worker's %d, want %d and %d", c.live, whole, got, c.whole, c.worker)
 		}
 	}
 }

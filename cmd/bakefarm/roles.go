@@ -114,6 +114,9 @@ func (s *settings) role(cmd *cobra.Command, r role, begin func(*program, *dataDi
 	defer data.Close()
 	p := newProgram(cmd.Context(), log)
 	p.patience = max(stopTime, s.drain+stopMore)
+	if r == roleWorker {
+		s.memoryUse.least = memoryLeast
+	}
 	if err := s.watchProcess(p, log); err != nil {
 		return err
 	}

@@ -180,7 +180,7 @@ func (c *Chunks) flush() error {
 		}
 	}
 	if len(data) == 0 {
-		chunkBuffers.Put((*[maxGrains * grain]byte)(data[:cap(data)]))
+		free(data)
 		return nil
 	}
 	d, err := c.put(data)
@@ -198,7 +198,7 @@ func (c *Chunks) hash(off int64, data []byte) {
 	if layer != c.current || off < c.end {
 		c.endLayer()
 		if off+int64(len(data)) == c.size && off-layer*c.layer > few(c.layer) { // the backup table
-			chunkBuffers.Put((*[maxGrains * grain]byte)(data[:cap(data)]))
+			free(data)
 			return
 		}
 		if p := c.paused; p != nil && p.Layer == layer && off >= p.End {
@@ -206,14 +206,17 @@ func (c *Chunks) hash(off int64, data []byte) {
 			c.hash(off, data)
 			return
 		}
-		if _, seen := c.hashed[layer]; seen {
-			delete(c.hashed, layer) // out of order: read again in the end
-			c.hashed[layer] = hashed{}
-			chunkBuffers.Put((*[maxGrains * grain]byte)(data[:cap(data)]))
+		if _, seen := c.hashed[layer]; seen { // out of order: read again in the end
+			c.leave(off, data)
 			return
 		}
 		c.current, c.end, c.count, c.bytes = layer, layer*c.layer, 0, 0
 		c.hashing.begin()
+	}
+	// As in endLayer: what lies between zeros, on a disk whose layers are large, is mostly the same in many of them.
+	if off-c.end > LayerSize/2 && c.bytes <= few(c.layer) {
+		c.leave(off, data)
+		return
 	}
 	c.hashing.zeros(off - c.end)
 	c.hashing.data(data)
@@ -221,6 +224,16 @@ func (c *Chunks) hash(off int64, data []byte) {
 	c.count++
 	c.bytes += int64(len(data))
 }
+
+// leave leaves the layer that data is in to Layer.Hash.
+func (c *Chunks) leave(off int64, data []byte) {
+	c.hashed[off/c.layer] = hashed{}
+	c.current = -1
+	free(data)
+}
+
+// free takes a chunk's buffer back.
+func free(data []byte) { chunkBuffers.Put((*[maxGrains * grain]byte)(data[:cap(data)])) }
 
 // pause keeps the hash of the layer that is being written, to go on with when other layers have been.
 func (c *Chunks) pause() error {
@@ -462,7 +475,7 @@ func (w *hashing) zeros(n int64) {
 func (w *hashing) data(data []byte) {
 	w.work <- func(h hash.Hash) {
 		h.Write(data)
-		chunkBuffers.Put((*[maxGrains * grain]byte)(data[:cap(data)]))
+		free(data)
 	}
 }
 

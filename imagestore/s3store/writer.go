@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 
 	"bakefarm/imagestore"
 
@@ -112,13 +113,31 @@ func (w *Writer) flush(ctx context.Context) error {
 	for _, it := range items {
 		b.add(it)
 	}
-	// What is remembered is held until Commit: of the small ones there may be hundreds, each a request to read back.
+	// What is remembered is held until Commit: each small piece would be a request to read back.
 	b.fresh = w.s.fresh(items, cacheItem)
 	if err := w.s.packer.uploadEarly(ctx, b); err != nil {
 		return w.fail(err)
 	}
 	w.early = append(w.early, b)
+	w.forget()
 	return nil
+}
+
+// forget lets go of what is to be remembered of the packs before, when the later ones have enough: a disk has hundreds of
+// megabytes in small pieces, and would push all else out.
+func (w *Writer) forget() {
+	if w.s.recent == nil {
+		return
+	}
+	rest := w.s.recent.limit / 2
+	for _, b := range slices.Backward(w.early) {
+		for _, it := range b.fresh {
+			rest -= int64(len(it.data))
+		}
+		if rest < 0 {
+			b.fresh = nil
+		}
+	}
 }
 
 func (w *Writer) fail(err error) error {

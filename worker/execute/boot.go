@@ -112,6 +112,9 @@ func ports(tests []recipe.Test) []int {
 	return slices.Compact(all)
 }
 
+// chunksAhead is how many chunks of a disk are read at a time for QEMU's file.
+const chunksAhead = 6
+
 // layDisk writes a disk to a file, and beside it what starts it. how is what the recipe says of that.
 func (j *job) layDisk(ctx context.Context, spec plan.TestSpec, dir string) (_ vm.Disk, how string, _ error) {
 	arch, err := plan.DebArch(spec.Platform)
@@ -143,7 +146,7 @@ func (j *job) layDisk(ctx context.Context, spec plan.TestSpec, dir string) (_ vm
 		return d, "", err
 	}
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(unpackAhead)
+	g.SetLimit(chunksAhead)
 	at := int64(0)
 	for _, l := range m.Layers {
 		switch l.MediaType {

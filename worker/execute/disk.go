@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"slices"
 	"sync"
 
@@ -317,8 +318,9 @@ func (j *job) storeDisk(ctx context.Context, c oci.DiskConfig, layers []disk.Lay
 	return out, w.Commit(ctx)
 }
 
-// unpackAhead is how many pieces of a layer are read and unpacked ahead of who reads it.
-const unpackAhead = 6
+// unpackAhead is how many pieces of a layer are read and unpacked ahead of who reads it, of which as many are unpacked at a
+// time as there are processors.
+const unpackAhead = 4
 
 // layerReader reads a layer's tar: every piece is a gzip member of its own, so several unpack at a time.
 type layerReader struct {
@@ -343,6 +345,7 @@ func (j *job) openLayer(ctx context.Context, d digest.Digest) (io.ReadCloser, er
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	r := &layerReader{cancel: cancel, broken: ctx.Err, queue: make(chan chan unpacked, unpackAhead)}
+	turns := make(chan struct{}, runtime.GOMAXPROCS(0))
 	go func() {
 		defer close(r.queue)
 		for _, p := range blob.Parts {
@@ -353,7 +356,7 @@ func (j *job) openLayer(ctx context.Context, d digest.Digest) (io.ReadCloser, er
 				return
 			}
 			go func() {
-				segment, n, err := j.unpack(ctx, p)
+				segment, n, err := j.unpack(ctx, p, turns)
 				one <- unpacked{segment, n, err}
 			}()
 		}
@@ -372,15 +375,26 @@ func (j *job) openTarOf(ctx context.Context, l plan.Layer) (io.ReadCloser, error
 	return j.openLayer(ctx, l.Digest)
 }
 
-// unpack reads a piece out of the cache or the store and unpacks it.
-func (j *job) unpack(ctx context.Context, p imagestore.Part) (*[compose.SegmentSize]byte, int, error) {
-	buf := packedPieces.Get().(*[compose.MaxPiece]byte)
-	defer packedPieces.Put(buf)
-	data := buf[:min(p.Size, compose.MaxPiece)]
-	if !j.cached(p, data) {
+// unpack reads a piece out of the cache or the store and unpacks it, when its turn has come.
+func (j *job) unpack(ctx context.Context, p imagestore.Part, turns chan struct{}) (*[compose.SegmentSize]byte, int, error) {
+	var data []byte
+	if !j.Cache.Has(p.Digest) { // other machines are waited for side by side
 		var err error
 		if data, err = imagestore.ReadAll(ctx, j.Store, p.Digest, p.Size); err != nil {
 			return nil, 0, err
+		}
+	}
+	turns <- struct{}{}
+	defer func() { <-turns }()
+	if data == nil {
+		buf := packedPieces.Get().(*[compose.MaxPiece]byte)
+		defer packedPieces.Put(buf)
+		data = buf[:min(p.Size, compose.MaxPiece)]
+		if !j.cached(p, data) {
+			var err error
+			if data, err = imagestore.ReadAll(ctx, j.Store, p.Digest, p.Size); err != nil {
+				return nil, 0, err
+			}
 		}
 	}
 	segment, n, err := compose.Unpack(data)
