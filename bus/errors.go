@@ -15,7 +15,7 @@ var (
 	ErrConflict    = errors.New("changed by somebody else")
 	ErrInvalid     = errors.New("invalid")      // a request that no retry makes right
 	ErrTooLarge    = errors.New("too large")    // for a record or message
-	ErrNoResponder = errors.New("nobody there") // no role serves the subject now
+	ErrNoResponder = errors.New("nobody there") // no role serves the subject now, or the one that did has stopped
 	ErrRewound     = errors.New("the records are older than what was seen of them before")
 	ErrInUse       = errors.New("in use by another process")
 )
@@ -29,7 +29,6 @@ var codes = map[string]error{
 	"too-large":   ErrTooLarge,
 	"unavailable": ErrNoResponder,
 	"deadline":    context.DeadlineExceeded,
-	"cancelled":   context.Canceled,
 }
 
 // codeInternal is the code of an error that has no other.
@@ -59,6 +58,9 @@ func remoteError(err error) *RemoteError {
 		if errors.Is(err, sentinel) {
 			return &RemoteError{Code: code, Message: err.Error()}
 		}
+	}
+	if errors.Is(err, context.Canceled) { // by stop: the caller has not given up, and another process may serve it
+		return &RemoteError{Code: "unavailable", Message: err.Error() + ": the process that was asked stops"}
 	}
 	return &RemoteError{Code: codeInternal, Message: err.Error()}
 }

@@ -52,8 +52,7 @@ func (a away) Is(target error) bool { return target == imagestore.ErrAway }
 // transient reports whether trying again may help: not when the service has understood and refused.
 func transient(err error) bool {
 	switch {
-	case errors.Is(err, errGone), errors.Is(err, imagestore.ErrConflict), errors.Is(err, imagestore.ErrNotFound),
-		errors.Is(err, context.Canceled):
+	case errors.Is(err, errGone), errors.Is(err, imagestore.ErrConflict), errors.Is(err, imagestore.ErrNotFound):
 		return false
 	}
 	var res minio.ErrorResponse
