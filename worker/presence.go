@@ -76,6 +76,7 @@ func load() float64 {
 }
 
 func (w *Worker) record(host string) farm.Worker {
+	w.env.Cache.Trim()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	r := farm.Worker{

@@ -56,7 +56,7 @@ var (
 	ErrInUse = errors.New("in use by another process")
 )
 
-// DefaultBudget is the size of the disk tier in bytes when the configuration names none.
+// DefaultBudget is the size of the disk tier in bytes when the configuration names none. It is less where the disk has less.
 const DefaultBudget = 2 << 30
 
 // Cache is a content-addressed directory with a budget.
@@ -84,6 +84,9 @@ type entry struct {
 	touched time.Time
 	fresh   *fresh // nil once it is on disk
 }
+
+// spareMost is how much of a large disk the cache leaves free, in bytes.
+const spareMost = 256 << 20
 
 // touchEvery is how much older an entry's file time may be than its last use: what a restart knows of recency.
 const touchEvery = 10 * time.Minute
@@ -319,9 +322,30 @@ func (c *Cache) admit(temp string, d digest.Digest, disk int64) error {
 	return nil
 }
 
+// Trim makes room on the disk, if others have filled it.
+func (c *Cache) Trim() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.evict()
+}
+
+// most is how many bytes the entries may take: the budget, or what leaves a tenth of the disk free, at most spareMost. The
+// cache can be had again, so whatever else is on the disk comes first. The caller holds mu.
+func (c *Cache) most() int64 {
+	var disk syscall.Statfs_t
+	if err := syscall.Statfs(c.dir, &disk); err != nil {
+		return c.budget
+	}
+	size, free := int64(disk.Blocks)*disk.Bsize, int64(disk.Bavail)*disk.Bsize
+	return min(c.budget, c.used-c.fresh+free-min(size/10, spareMost))
+}
+
 // evict removes the least recently used entries until the rest fits. The caller holds mu.
 func (c *Cache) evict() {
-	for c.used > c.budget {
+	if c.used == 0 {
+		return
+	}
+	for most := c.most(); c.used > max(most, 0); {
 		el := c.recent.Back()
 		if el == nil {
 			return

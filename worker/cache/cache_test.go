@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -169,6 +170,39 @@ func TestDamage(t *testing.T) {
 				t.Errorf("the damaged entry is still there: %v", err)
 			}
 		})
+	}
+}
+
+// A disk that others fill gets room from the cache, which takes what is left and no more.
+func TestGivesWayOnAFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mount("small", dir, "tmpfs", 0, "size=16m"); err != nil {
+		t.Skipf("a small disk takes root: %v", err)
+	}
+	defer syscall.Unmount(dir, syscall.MNT_DETACH)
+	c := open(t, filepath.Join(dir, "cache"), 1<<30)
+	const size = 1 << 20
+	for i := range 30 {
+		data, _ := content(uint64(i), size)
+		stream(t, c, data, size)
+		c.Flush()
+	}
+	if used := c.Used(); used < 11*size || used > 15*size {
+		t.Errorf("%d bytes of a disk of 16 MiB", used)
+	}
+	other := filepath.Join(dir, "other")
+	if err := os.WriteFile(other, make([]byte, 4*size), 0o600); err == nil {
+		t.Error("the disk was not as full as it was to be")
+	}
+	c.Trim()
+	if err := os.WriteFile(other, make([]byte, 2*size), 0o600); err != nil {
+		t.Error(err)
+	}
+	for range 10 {
+		c.Trim()
+	}
+	if err := os.WriteFile(other, make([]byte, 3*size), 0o600); err != nil {
+		t.Error(err)
 	}
 }
 

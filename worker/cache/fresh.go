@@ -132,6 +132,7 @@ func (c *Cache) settle(e *entry, file *os.File, err error) {
 	}
 	if err != nil && wanted {
 		c.forget(el)
+		c.evict() // the disk may be full
 	}
 	c.fresh -= e.fresh.held()
 	e.fresh = nil
