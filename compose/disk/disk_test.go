@@ -61,7 +61,7 @@ func (m memory) raw(t *testing.T, layers []Layer) []byte {
 }
 
 func TestChunks(t *testing.T) {
-	const size = 130 * mebi
+	const size = 194 * mebi
 	r := rand.New(rand.NewPCG(1, 2))
 	want := make([]byte, size)
 	m := memory{}
@@ -84,7 +84,9 @@ func TestChunks(t *testing.T) {
 	write(8*mebi+100_000, 10) // a gap within the grain
 	write(63*mebi, 3*mebi)    // over a layer's end
 	write(100*mebi, 512)
-	write(mebi, 70_000) // back
+	write(mebi, 70_000)  // back
+	write(168*mebi, 512) // little in a layer, behind many zeros
+	write(170*mebi, 100)
 	write(size-512, 512)
 	if _, err := c.WriteAt([]byte{1}, size); err == nil {
 		t.Error("a write behind the end was taken")
@@ -93,7 +95,7 @@ func TestChunks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(layers) != 3 || !bytes.Equal(m.raw(t, layers), want) {
+	if len(layers) != 4 || !bytes.Equal(m.raw(t, layers), want) {
 		t.Errorf("%d layers, other bytes", len(layers))
 	}
 }
