@@ -38,6 +38,7 @@ func (w *Worker) presence(ctx context.Context) {
 		}
 	}()
 	for {
+		w.env.Cache.Trim() // others may have filled the disk, also while nothing is baked
 		put()
 		select {
 		case <-ctx.Done():
@@ -76,7 +77,6 @@ func load() float64 {
 }
 
 func (w *Worker) record(host string) farm.Worker {
-	w.env.Cache.Trim()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	r := farm.Worker{
