@@ -113,7 +113,7 @@ func (c *Coordinator) grant(ctx context.Context, id string, worker farm.Worker) 
 	case err != nil:
 		return bus.ClaimReply{}, err
 	}
-	c.shardEvent(ctx, rec, 0)
+	c.underWay(ctx, rec)
 	return bus.ClaimReply{Granted: true, Task: farm.Task{
 		Schema: farm.Schema, ShardID: rec.ID, Key: rec.Key, Kind: rec.Kind, Label: rec.Label, Token: token,
 		Attempt: rec.Attempt, Lease: rec.Lease, Spec: rec.Spec, Outputs: outputs,

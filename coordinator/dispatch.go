@@ -44,7 +44,7 @@ func (c *Coordinator) dispatch(ctx context.Context, f *flight, jobs []job) ([]di
 	}
 	for _, r := range results {
 		if r.hint {
-			c.shardEvent(ctx, r.shard, 0)
+			c.underWay(ctx, r.shard)
 		}
 	}
 	return results, nil

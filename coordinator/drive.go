@@ -28,6 +28,11 @@ func (c *Coordinator) drive(ctx context.Context, f *flight) (ended bool, err err
 		if err != nil {
 			return false, err
 		}
+		if !b.State.Finished() {
+			for _, e := range f.tellings() {
+				c.events.emit(ctx, e)
+			}
+		}
 		var again bool
 		switch b.State {
 		case farm.BakeAccepted, farm.BakeResolving:

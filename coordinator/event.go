@@ -77,20 +77,27 @@ func (c *Coordinator) note(ctx context.Context, bake, line string) {
 	c.events.emit(ctx, farm.Event{Type: farm.EventLog, Bake: bake, Line: clip(line, maxLine)})
 }
 
-// shardEvent tells every bake that wants the shard about its new state.
-func (c *Coordinator) shardEvent(ctx context.Context, s farm.Shard, took time.Duration) {
+// underWay tells every bake that wants the shard about its new state: that it is queued, or claimed. Its end is told by
+// whoever drives the bake (flight.deliver), so that the last event of a bake is its own end.
+func (c *Coordinator) underWay(ctx context.Context, s farm.Shard) {
 	for _, bake := range s.Bakes {
-		e := farm.Event{
-			Type: farm.EventShard, Bake: bake, Shard: s.ID, Label: s.Label, Status: s.State, Worker: s.Worker, Took: took,
-		}
-		if s.State != farm.ShardDone {
-			e.Error = s.Error
-		}
+		e := shardEvent(bake, s)
 		if f := c.flightOf(bake); f != nil {
 			e.Done, e.Total = f.progress()
 		}
 		c.events.emit(ctx, e)
 	}
+}
+
+// shardEvent is what a bake is told of a shard.
+func shardEvent(bake string, s farm.Shard) farm.Event {
+	e := farm.Event{Type: farm.EventShard, Bake: bake, Shard: s.ID, Label: s.Label, Status: s.State, Worker: s.Worker}
+	if s.State == farm.ShardDone {
+		e.Took = s.Took
+	} else {
+		e.Error = s.Error
+	}
+	return e
 }
 
 // logLines hands a worker's lines to every bake that wants the shard.

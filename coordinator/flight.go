@@ -44,6 +44,7 @@ type flight struct {
 	mu      sync.Mutex
 	waiting map[string]bool       // IDs of the plan's shards that are dispatched
 	inbox   map[string]farm.Shard // those of them that have ended
+	untold  []farm.Event          // of their ends
 	done    int
 	total   int
 }
@@ -146,6 +147,20 @@ func (f *flight) deliver(s farm.Shard) {
 	if s.State == farm.ShardDone {
 		f.done++
 	}
+	if s.State != farm.ShardCancelled { // which was not because of us
+		e := shardEvent(f.id, s)
+		e.Done, e.Total = f.done, f.total
+		f.untold = append(f.untold, e)
+	}
+}
+
+// tellings are the events of the shards that were delivered since it was last asked.
+func (f *flight) tellings() []farm.Event {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	events := f.untold
+	f.untold = nil
+	return events
 }
 
 // collect moves what was delivered into the plan.

@@ -58,7 +58,7 @@ func (c *Coordinator) report(ctx context.Context, req bus.ReportRequest) (bus.Re
 		}
 	}
 	reply := bus.ReportReply{}
-	rec, err = c.shards.change(ctx, rec.ID, func(s *farm.Shard) error {
+	_, err = c.shards.change(ctx, rec.ID, func(s *farm.Shard) error {
 		if reply.Reason = notYours(s, req.Token); reply.Reason != "" {
 			return errRefused
 		}
@@ -71,7 +71,6 @@ func (c *Coordinator) report(ctx context.Context, req bus.ReportRequest) (bus.Re
 	if err != nil {
 		return bus.ReportReply{}, err
 	}
-	c.shardEvent(ctx, rec, req.Took)
 	return bus.ReportReply{Accepted: true}, nil
 }
 
@@ -146,7 +145,7 @@ func (c *Coordinator) handedBack(ctx context.Context, rec farm.Shard, req bus.Re
 	if err != nil {
 		return bus.ReportReply{}, err
 	}
-	c.shardEvent(ctx, rec, 0)
+	c.underWay(ctx, rec)
 	for _, bake := range rec.Bakes {
 		c.note(ctx, bake, fmt.Sprintf("%s: handed back by %s, which stops", rec.Label, req.Worker))
 	}
@@ -221,10 +220,10 @@ func (c *Coordinator) heardOf(ctx context.Context, shard farm.Shard, worker stri
 
 // afterLoss tells about an attempt that came to nothing, and has the shard offered again after a while.
 func (c *Coordinator) afterLoss(ctx context.Context, rec farm.Shard, wait time.Duration) {
-	c.shardEvent(ctx, rec, 0)
 	if rec.State != farm.ShardQueued {
 		return
 	}
+	c.underWay(ctx, rec)
 	for _, bake := range rec.Bakes {
 		c.note(ctx, bake, fmt.Sprintf("%s: attempt %d, on %s, failed, trying again: %s", rec.Label, rec.Attempt, rec.Worker, rec.Error))
 	}

@@ -190,10 +190,6 @@ func (c *Coordinator) expire(ctx context.Context, id string, v view[farm.Shard],
 		return err
 	}
 	c.Log.Warn("attempt lost", "shard", id, "label", rec.Label, "attempt", v.rec.Attempt, "reason", reason, "now", rec.State)
-	if rec.State == farm.ShardDone {
-		c.shardEvent(ctx, rec, 0)
-		return nil
-	}
 	wait := time.Duration(0) // one worker's death is no reason to wait
 	if rec.Lost > 1 {
 		wait = backOff(rec.Lost)

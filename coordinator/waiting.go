@@ -149,16 +149,12 @@ func (c *Coordinator) noteWaiting(ctx context.Context, waiting map[string]string
 
 // failQueued fails a shard that is still queued.
 func (c *Coordinator) failQueued(ctx context.Context, id, reason string) error {
-	failed := false
-	rec, err := c.shards.change(ctx, id, func(s *farm.Shard) error {
-		if failed = s.State == farm.ShardQueued; !failed {
+	_, err := c.shards.change(ctx, id, func(s *farm.Shard) error {
+		if s.State != farm.ShardQueued {
 			return errAsIs
 		}
 		s.State, s.Error = farm.ShardFailed, clip(reason, maxError)
 		return nil
 	})
-	if err == nil && failed {
-		c.shardEvent(ctx, rec, 0)
-	}
 	return err
 }
