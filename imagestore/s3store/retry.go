@@ -26,21 +26,29 @@ var errGone = errors.New("the pack's object is gone")
 func retry(ctx context.Context, fn func() error) error {
 	var err error
 	for attempt := range attempts {
-		if err = fn(); err == nil {
-			return nil
-		}
-		if ctx.Err() != nil || !transient(err) {
+		if err = fn(); err == nil || !transient(err) {
 			return err
+		}
+		if ctx.Err() != nil {
+			return givenUp(ctx, err)
 		}
 		if attempt == attempts-1 {
 			break
 		}
 		wait := min(retryMost, retryFirst<<attempt)
 		if sleep(ctx, wait/2+rand.N(wait/2+1)) != nil {
-			return err
+			return givenUp(ctx, err)
 		}
 	}
 	return away{fmt.Errorf("%w (tried %d times)", err, attempts)}
+}
+
+// givenUp is the error of what was not tried again because ctx ended: that it did, and what the last attempt had come to.
+func givenUp(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); !errors.Is(err, cause) {
+		return fmt.Errorf("%w: %w", cause, err)
+	}
+	return err
 }
 
 // away is an error of a service that was asked often enough: imagestore.ErrAway, which says nothing that it does not.
