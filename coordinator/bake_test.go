@@ -15,6 +15,7 @@ import (
 	"bakefarm/bus"
 	"bakefarm/coordinator"
 	"bakefarm/farm"
+	"bakefarm/imagestore"
 	"bakefarm/plan"
 	"bakefarm/recipe"
 
@@ -462,6 +463,18 @@ func TestRegisterPack(t *testing.T) {
 	other.Size = 200
 	if err := f.bus.RemoteLedger().Register(t.Context(), other); !errors.Is(err, bus.ErrConflict) {
 		t.Errorf("another pack with its ID: %v", err)
+	}
+	trailer, index, err := imagestore.EncodeTrailer([]imagestore.Entry{{Digest: digest.FromString("piece"), Length: 50}}, 50)
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := p
+	told.ID, told.Size, told.Trailer = ulid.Make().String(), 50+int64(len(trailer)), trailer
+	if err := f.bus.RemoteLedger().Register(t.Context(), told); !errors.Is(err, bus.ErrInvalid) {
+		t.Errorf("the trailer of another index: %v", err)
+	}
+	if told.Index = index; f.bus.RemoteLedger().Register(t.Context(), told) != nil {
+		t.Error("a trailer in the record is refused")
 	}
 	p.ID, p.IndexAt = "other", 101
 	if err := f.bus.RemoteLedger().Register(t.Context(), p); !errors.Is(err, bus.ErrInvalid) {

@@ -241,6 +241,11 @@ func (c *Coordinator) registerPack(ctx context.Context, p farm.Pack) (bus.Empty,
 	if _, err := imagestore.ParseDigest(p.Index); err != nil {
 		return bus.Empty{}, invalid("pack %q: index: %s", clip(p.ID, 100), err)
 	}
+	if len(p.Trailer) > 0 {
+		if _, f, err := imagestore.DecodeTrailer(p.Trailer, p.Size); err != nil || f.Index != p.Index || len(p.Trailer) > farm.MaxTrailer {
+			return bus.Empty{}, invalid("pack %q: trailer: want the end of the object, with the index that the record names, of at most %d bytes", clip(p.ID, 100), farm.MaxTrailer)
+		}
+	}
 	return bus.Empty{}, c.Bus.Ledger().Register(ctx, p)
 }
 

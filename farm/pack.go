@@ -33,8 +33,16 @@ type Pack struct {
 	Writer  string        `json:"writer"` // the process that wrote it, for people
 	At      time.Time     `json:"at"`
 
+	// Trailer is the object's end, index and footer, where that is short (MaxTrailer): who follows the packs of others need not
+	// ask S3 for it. Index vouches for it.
+	Trailer []byte `json:"trailer,omitempty"`
+
 	CondemnedAt time.Time `json:"condemnedAt,omitzero"` // when it was condemned
 }
+
+// MaxTrailer is the size limit of a trailer in a pack's record, in bytes: some twenty entries. Packs of a small bake have
+// fewer, and there are many of them; those of many entries are few.
+const MaxTrailer = 1 << 10
 
 // RegisterWithin is how long after it was uploaded a pack may get its record: an object without one that is older is
 // nobody's. It must be longer than any bake, and than a client takes to upload its context.

@@ -275,9 +275,11 @@ func (t *tracing) cached(ctx context.Context) error {
 // packs are the records of packs as the collector wants them.
 type packs struct{ bucket *bus.Bucket[farm.Pack] }
 
+// List leaves the trailers out: there are many packs, and what is there tells of itself by its object, too.
 func (p packs) List(ctx context.Context) (map[string]collect.Pack, error) {
 	all := map[string]collect.Pack{}
 	err := p.bucket.Each(ctx, "", func(key string, revision uint64, _ []byte, pack farm.Pack) error {
+		pack.Trailer = nil
 		all[key] = collect.Pack{Pack: pack, Revision: revision}
 		return nil
 	})

@@ -29,9 +29,19 @@ const (
 	spareEvery = 5 * time.Second
 )
 
+// Where the collector takes more than pressShare of the processor time, of about the last pressFor, the goal gives way until no more
+// than roomyTo lives: thousands of bakes wait, or a catalog is very large. A worker that makes the largest system takes an eighth.
+const (
+	pressShare = 0.2
+	pressFor   = 10 * time.Second
+	roomyTo    = memoryGoal / 3
+)
+
 // memory is the process's.
 type memory struct {
-	least uint64 // the limit in bytes while little lives; 0: memoryGoal
+	least   uint64  // the limit in bytes while little lives; 0: memoryGoal
+	pressed float64 // the share of the collector in the processor time, of about the last pressFor
+	roomy   bool    // the goal has given way
 
 	mu    sync.Mutex
 	spare []func() // each lets something go
@@ -53,8 +63,8 @@ func (m *memory) letGo() {
 }
 
 // bound has the garbage collector come in time for memoryGoal, and not much more often than that needs, until ctx ends.
-// When more lives than fits well, as with a very large catalog or many processors, the goal gives way: a collector that
-// runs all the time would be worse. GOMEMLIMIT and GOGC in the environment are an operator's own goals and stay.
+// When more lives than fits well the goal gives way: a collector that runs all the time would be worse. GOMEMLIMIT and GOGC
+// in the environment are an operator's own goals and stay.
 func (m *memory) bound(ctx context.Context) {
 	if os.Getenv("GOMEMLIMIT") != "" || os.Getenv("GOGC") != "" {
 		<-ctx.Done()
@@ -63,7 +73,8 @@ func (m *memory) bound(ctx context.Context) {
 	defer debug.SetGCPercent(debug.SetGCPercent(percentFor(0)))
 	before := debug.SetMemoryLimit(m.limit(0))
 	defer debug.SetMemoryLimit(before)
-	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	now := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/cpu/classes/gc/total:cpu-seconds"}, {Name: "/cpu/classes/user:cpu-seconds"}}
+	var collected, used float64 // seconds
 	was := percentFor(0)
 	var spared time.Time
 	tick := time.NewTicker(time.Second)
@@ -72,16 +83,19 @@ func (m *memory) bound(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case now := <-tick.C:
-			metrics.Read(live)
-			alive := live[0].Value.Uint64()
+		case at := <-tick.C:
+			metrics.Read(now)
+			alive := now[0].Value.Uint64()
+			gc, user := now[1].Value.Float64(), now[2].Value.Float64()
+			m.press(alive, gc-collected, user-used)
+			collected, used = gc, user
 			debug.SetMemoryLimit(m.limit(alive))
 			if is := percentFor(alive); is != was {
 				was = is
 				debug.SetGCPercent(is)
 			}
-			if alive > spareFrom && now.Sub(spared) > spareEvery {
-				spared = now
+			if alive > spareFrom && at.Sub(spared) > spareEvery {
+				spared = at
 				m.letGo()
 			}
 		}
@@ -99,12 +113,24 @@ func percentFor(live uint64) int {
 	return 100
 }
 
+// press takes in how many seconds of the processor the collector and the program have used since it was called a second ago.
+func (m *memory) press(live uint64, gc, user float64) {
+	const weight = float64(time.Second) / float64(pressFor)
+	if all := gc + user; all > 0 {
+		m.pressed += weight * (gc/all - m.pressed)
+	}
+	m.roomy = live > roomyTo && (m.roomy || m.pressed > pressShare)
+}
+
 // limit is that of the heap, in bytes, when so much was alive after the last collection.
 func (m *memory) limit(live uint64) int64 {
 	live = min(live, math.MaxInt64/4)
 	least := m.least
 	if least == 0 {
 		least = memoryGoal
+	}
+	if m.roomy {
+		return math.MaxInt64
 	}
 	return int64(max(least, min(live*5/4, memoryGoal), live*7/6))
 }

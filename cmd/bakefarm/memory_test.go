@@ -28,6 +28,32 @@ func TestLimit(t *testing.T) {
 	}
 }
 
+func TestPressed(t *testing.T) {
+	m := &memory{}
+	second := func(live uint64, gc, user float64) bool {
+		m.press(live, gc, user)
+		return m.limit(live) == math.MaxInt64
+	}
+	for i := range 60 {
+		if second(200<<20, 0.2, 1.4) {
+			t.Fatalf("the goal gave way after %d s in which the collector took an eighth", i)
+		}
+	}
+	for i := 0; !second(200<<20, 0.6, 1); i++ {
+		if i == 10 {
+			t.Fatal("the goal stays, though the collector takes more than a third")
+		}
+	}
+	for range 60 {
+		if !second(100<<20, 0.01, 1.9) {
+			t.Fatal("the goal is back, and what lives has little room below it")
+		}
+	}
+	if second(roomyTo, 0.01, 1.9) {
+		t.Error("the goal is not back, though little lives")
+	}
+}
+
 func TestPercentFor(t *testing.T) {
 	for live, want := range map[uint64]int{0: 400, 16 << 20: 400, 17 << 20: 200, 32 << 20: 200, 33 << 20: 100, 3 << 30: 100} {
 		if got := percentFor(live); got != want {

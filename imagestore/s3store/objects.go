@@ -84,7 +84,7 @@ func (s *Store) Describe(ctx context.Context, d digest.Digest) (imagestore.Blob,
 // told how many bytes are read next, and may wait. imagestore.ErrNotFound when there is no object, ErrCorrupt when its index
 // is not the registered one: nothing of it can be relied on then.
 func (s *Store) Verify(ctx context.Context, p farm.Pack, pace func(int64) error) (entries, bad []imagestore.Entry, err error) {
-	if entries, err = s.ReadIndex(ctx, p); err != nil {
+	if entries, err = s.readTrailer(ctx, p); err != nil {
 		return nil, nil, err
 	}
 	for start := 0; start < len(entries); {

@@ -692,6 +692,7 @@ func TestIndexMismatch(t *testing.T) {
 	storetest.Put(t, s, storetest.Bytes(2, 1000))
 	ids := f.ledger.Keys()
 	p, other := *f.ledger.Get(ids[0]), *f.ledger.Get(ids[1])
+	p.Trailer = nil // read from the object
 	if _, err := s.ReadIndex(t.Context(), p); err != nil {
 		t.Fatal(err)
 	}
@@ -712,6 +713,41 @@ func TestIndexMismatch(t *testing.T) {
 	gone.ID = "01ZZZZZZZZZZZZZZZZZZZZZZZZ"
 	if _, err := s.ReadIndex(t.Context(), gone); !errors.Is(err, imagestore.ErrNotFound) {
 		t.Errorf("gone: %v", err)
+	}
+}
+
+// Who follows the packs of others asks S3 for long indexes only.
+func TestShortIndexIsInTheRecord(t *testing.T) {
+	f := newS3Farm(t, true)
+	s := f.open(t)
+	storetest.Put(t, s, storetest.Bytes(1, 1000), storetest.Bytes(2, 1000))
+	var many [][]byte
+	for i := range uint64(30) {
+		many = append(many, storetest.Bytes(100+i, 100))
+	}
+	storetest.Put(t, s, many...)
+	ids := f.ledger.Keys()
+	short, long := *f.ledger.Get(ids[0]), *f.ledger.Get(ids[1])
+	if short.Entries > long.Entries {
+		short, long = long, short
+	}
+	if len(short.Trailer) == 0 || len(long.Trailer) != 0 {
+		t.Errorf("trailers of %d and %d bytes in the records of %d and %d entries", len(short.Trailer), len(long.Trailer), short.Entries, long.Entries)
+	}
+	inObject := short
+	inObject.Trailer = nil
+	want, err := s.ReadIndex(t.Context(), inObject)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Remove(t.Context(), short.ID); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.ReadIndex(t.Context(), short); err != nil || !slices.Equal(got, want) {
+		t.Errorf("by the record: %+v, %v; want %+v", got, err, want)
+	}
+	if _, _, err := s.Verify(t.Context(), short, func(int64) error { return nil }); !errors.Is(err, imagestore.ErrNotFound) {
+		t.Errorf("verified without its object: %v", err)
 	}
 }
 

@@ -51,6 +51,9 @@ func (s *Store) upload(ctx context.Context, b *batch) error {
 		Schema: farm.Schema, State: farm.PackLive, Size: at + int64(len(trailer)),
 		Index: index, IndexAt: at, Entries: len(entries), Writer: s.writer,
 	}
+	if len(trailer) <= farm.MaxTrailer {
+		p.Trailer = trailer
+	}
 	err = retry(ctx, func() error {
 		id, err := ulid.New(ulid.Now(), rand.Reader)
 		if err != nil {
@@ -119,9 +122,18 @@ func (s *Store) closing(err error) error {
 	return err
 }
 
-// ReadIndex reads a pack's index from its object: what the locator asks for when another process has written the pack.
-// imagestore.ErrNotFound when there is no object, ErrCorrupt when it is not the one that was registered.
+// ReadIndex reads a pack's index: what the locator asks for when another process has written the pack. It is in the pack's
+// record where it is short, else at the object's end. Errors as readTrailer's.
 func (s *Store) ReadIndex(ctx context.Context, p farm.Pack) ([]imagestore.Entry, error) {
+	if entries, f, err := imagestore.DecodeTrailer(p.Trailer, p.Size); err == nil && f.Index == p.Index {
+		return entries, nil
+	}
+	return s.readTrailer(ctx, p)
+}
+
+// readTrailer reads a pack's index from its object. imagestore.ErrNotFound when there is no object, ErrCorrupt when it is not
+// the one that was registered.
+func (s *Store) readTrailer(ctx context.Context, p farm.Pack) ([]imagestore.Entry, error) {
 	length := p.Size - p.IndexAt
 	if p.IndexAt < 0 || length < imagestore.FooterSize || length > imagestore.MaxTrailer {
 		return nil, fmt.Errorf("index of pack %s: %w: its record says %d bytes at %d", p.ID, imagestore.ErrNoPack, length, p.IndexAt)

@@ -33,6 +33,7 @@ type aFarm struct {
 	child  *exec.Cmd
 	ended  chan struct{} // closed when its output has ended
 	log    string        // file
+	posted int           // bakes, by queue
 }
 
 var ready = regexp.MustCompile(`ready at (http://\S+)`)
