@@ -7,8 +7,6 @@ import (
 	"context"
 	"encoding/json"
 	"flag"
-	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -35,7 +33,7 @@ type aFarm struct {
 
 var ready = regexp.MustCompile(`ready at (http://\S+)`)
 
-func startFarm(t *testing.T) *aFarm {
+func startFarm(t *testing.T, flags ...string) *aFarm {
 	t.Helper()
 	if !*start {
 		t.Skip("starts disks only with -boot: make boot")
@@ -55,7 +53,7 @@ func startFarm(t *testing.T) *aFarm {
 	if out, err := arm.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	farm := exec.Command(f.program, "up", "--data", filepath.Join(f.dir, "farm"), "--listen", "127.0.0.1:0", "--log-level", "warn")
+	farm := exec.Command(f.program, append([]string{"up", "--data", filepath.Join(f.dir, "farm"), "--listen", "127.0.0.1:0", "--log-level", "warn"}, flags...)...)
 	farm.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	farm.Stderr = os.Stderr
 	out, err := farm.StdoutPipe()
@@ -140,80 +138,6 @@ func (f *aFarm) pull(t *testing.T, ref string) string {
 	return file
 }
 
-// qemu runs QEMU until its console has had some texts, and then has the machine switch itself off, as its power button does: what it
-// has written is on its disk. It returns the console.
-func qemu(t *testing.T, wants []string, args ...string) string {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	button := filepath.Join(t.TempDir(), "monitor")
-	common := []string{"-monitor", "unix:" + button + ",server=on,wait=off", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-m", "1024", "-smp", "2", "-accel", "tcg", "-serial", "stdio"}
-	cmd := exec.CommandContext(ctx, args[0], append(common, args[1:]...)...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer cmd.Wait()
-	defer cancel()
-	var console strings.Builder
-	left := append([]string(nil), wants...)
-	started := time.Now()
-	lines := bufio.NewScanner(out)
-	for len(left) > 0 && lines.Scan() {
-		line := lines.Text()
-		fmt.Fprintln(&console, line)
-		for i := 0; i < len(left); i++ {
-			if strings.Contains(line, left[i]) {
-				left = append(left[:i], left[i+1:]...)
-				i--
-			}
-		}
-	}
-	if len(left) > 0 {
-		t.Fatalf("no %q within %s:\n%s", left, patience, console.String())
-	}
-	monitor, err := net.Dial("unix", button)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer monitor.Close()
-	// Nobody hears the button before logind is there, so it is pressed until the machine goes off.
-	off := make(chan struct{})
-	pressed := make(chan error, 1)
-	go func() {
-		again := time.NewTicker(5 * time.Second)
-		defer again.Stop()
-		for {
-			if _, err := io.WriteString(monitor, "system_powerdown\n"); err != nil {
-				pressed <- err
-				return
-			}
-			select {
-			case <-again.C:
-			case <-off:
-				pressed <- nil
-				return
-			}
-		}
-	}()
-	for lines.Scan() {
-	}
-	close(off)
-	if err := <-pressed; err != nil {
-		t.Logf("the power button: %v", err) // as the machine went
-	}
-	if ctx.Err() != nil {
-		t.Errorf("the machine does not switch itself off:\n%s", console.String())
-	}
-	t.Logf("%q after %s", wants, time.Since(started).Round(time.Second))
-	return console.String()
-}
-
 const (
 	skip    = "{debian: {suite: bookworm, scripts: skip}}"
 	run     = "{debian: {suite: bookworm, packages: [openssh-server]}}"
@@ -226,6 +150,7 @@ func TestBoot(t *testing.T) {
 	t.Run("base", f.base)
 	t.Run("microvm", f.microVM)
 	t.Run("first", f.firstStart)
+	t.Run("growth cut short", f.growthCutShort)
 	t.Run("login", f.login)
 }
 
@@ -350,30 +275,14 @@ func (f *aFarm) firstStart(t *testing.T) {
 	if strings.Contains(second, "has grown") {
 		t.Error("it has grown once more")
 	}
-	root := disk + ".root"
-	if out, err := exec.Command("dd", "if="+disk, "of="+root, "bs=1M", "skip=64", "conv=sparse", "status=none").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	if out, err := exec.Command("e2fsck", "-fp", root).CombinedOutput(); err != nil && err.(*exec.ExitError).ExitCode() > 1 {
-		t.Errorf("e2fsck: %v: %s", err, out)
-	}
-	if out, err := exec.Command("e2fsck", "-fn", root).CombinedOutput(); err != nil {
-		t.Errorf("e2fsck: %v: %s", err, out)
-	}
-	debugfs := func(command string) string {
-		out, err := exec.Command("debugfs", "-R", command, root).Output()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return string(out)
-	}
-	if id := strings.TrimSpace(debugfs("cat /etc/machine-id")); !regexp.MustCompile(`^[0-9a-f]{32}$`).MatchString(id) {
+	root := rootOf(t, disk, 64<<20)
+	if id := strings.TrimSpace(debugfs(t, root, "cat /etc/machine-id")); !regexp.MustCompile(`^[0-9a-f]{32}$`).MatchString(id) {
 		t.Errorf("the machine's identity is %q", id)
 	}
-	if key := debugfs("cat /etc/ssh/ssh_host_ed25519_key.pub"); !strings.HasPrefix(key, "ssh-ed25519 ") {
+	if key := debugfs(t, root, "cat /etc/ssh/ssh_host_ed25519_key.pub"); !strings.HasPrefix(key, "ssh-ed25519 ") {
 		t.Errorf("the machine's key is %q", key)
 	}
-	if blocks := regexp.MustCompile(`Block count:\s+(\d+)`).FindStringSubmatch(debugfs("show_super_stats -h")); blocks == nil || blocks[1] != fmt.Sprint(5055<<20/4096) {
-		t.Errorf("the root has %v blocks", blocks)
+	if blocks := blocksOf(t, root); blocks != 5055<<20/4096 {
+		t.Errorf("the root has %d blocks", blocks)
 	}
 }
