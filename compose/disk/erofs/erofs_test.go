@@ -16,7 +16,7 @@ import (
 )
 
 // layer makes a tar: a header and content in turn.
-func layer(t *testing.T, entries ...any) []byte {
+func layer(t testing.TB, entries ...any) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
@@ -69,7 +69,7 @@ func build(t *testing.T, size int64, stops bool, layers ...[]byte) string {
 	return f.Name()
 }
 
-func layers(t *testing.T) [][]byte {
+func layers(t testing.TB) [][]byte {
 	reg := func(name string, mode int64) tar.Header {
 		return tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: mode}
 	}
@@ -133,4 +133,40 @@ func TestWrite(t *testing.T) {
 	if target, err := os.Readlink(filepath.Join(out, "long")); err != nil || target != strings.Repeat("l/", 1500) {
 		t.Errorf("a link of %d bytes, %v", len(target), err)
 	}
+}
+
+// Whatever the tars, what is made is a filesystem that fsck.erofs reads to the end.
+func FuzzLayer(f *testing.F) {
+	for _, l := range layers(f) {
+		f.Add(l)
+	}
+	fsck, _ := exec.LookPath("fsck.erofs") // without it, only what goes wrong while writing is seen
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		image, err := os.Create(filepath.Join(t.TempDir(), "image"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer image.Close()
+		o := ext4.Options{Size: 128 << 20, DataOnly: true, Time: 1}
+		w, err := ext4.New(image, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if w.Layer(bytes.NewReader(raw)) != nil {
+			return
+		}
+		inodes, blocks, err := w.Inodes()
+		if err != nil {
+			return
+		}
+		if Write(image, Options{Size: o.Size, Time: 1}, inodes, blocks) != nil || fsck == "" || len(raw)%8 != 0 { // fsck takes its time
+			return
+		}
+		if err := image.Truncate(o.Size); err != nil {
+			t.Fatal(err)
+		}
+		if said, err := exec.Command(fsck, "--extract", image.Name()).CombinedOutput(); err != nil {
+			t.Fatalf("fsck.erofs: %v: %.2000s", err, said)
+		}
+	})
 }
