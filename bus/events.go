@@ -20,8 +20,11 @@ func (b *Bus) PublishEvents(ctx context.Context, bakeID string, events []farm.Ev
 	}
 	return publishAll(ctx, b, "event of bake "+bakeID, b.events.prefix+escapeKey(bakeID), events, func(e farm.Event) (farm.Event, string) {
 		e.Bake = bakeID
-		if e.Type == farm.EventBake && e.State.Finished() {
-			return e, "end of bake " + bakeID // whoever finds that nobody has told it yet tells it: once is enough
+		switch { // what several coordinators may find that nobody has told yet: once is enough
+		case e.Type == farm.EventBake && e.State.Finished():
+			return e, "end of bake " + bakeID
+		case e.Type == farm.EventShard && e.Status == farm.ShardDone:
+			return e, fmt.Sprintf("end of shard %s of bake %s by %s in %d", e.Shard, bakeID, e.Worker, e.Took)
 		}
 		return e, ""
 	})

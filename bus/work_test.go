@@ -147,6 +147,31 @@ func TestManyWorkers(t *testing.T) {
 	}
 }
 
+// Several coordinators may tell the same end: it is heard once.
+func TestEndsAreToldOnce(t *testing.T) {
+	b, ctx := open(t, bus.Config{}), t.Context()
+	done := farm.Event{Bake: "b", Type: farm.EventShard, Shard: "s", Status: farm.ShardDone, Worker: "w", Took: 5}
+	again := done // after its output had gone
+	again.Took = 6
+	end := farm.Event{Bake: "b", Type: farm.EventBake, State: farm.BakeDone}
+	queued := farm.Event{Bake: "b", Type: farm.EventShard, Shard: "s", Status: farm.ShardQueued}
+	for _, e := range []farm.Event{queued, done, done, queued, again, end, end} {
+		if err := b.PublishEvent(ctx, e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got []farm.ShardState
+	if err := b.EventsSoFar(ctx, "b", 0, func(_ uint64, e farm.Event) error {
+		got = append(got, e.Status)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if want := []farm.ShardState{farm.ShardQueued, farm.ShardDone, farm.ShardQueued, farm.ShardDone, ""}; !slices.Equal(got, want) {
+		t.Errorf("heard %q, want %q", got, want)
+	}
+}
+
 func TestEvents(t *testing.T) {
 	b, ctx := open(t, bus.Config{}), t.Context()
 	var lines []farm.Event
