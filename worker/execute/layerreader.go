@@ -70,8 +70,8 @@ func (j *job) openLayer(ctx context.Context, d digest.Digest) (io.ReadCloser, er
 		}
 		return z, nil
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	r := &layerReader{cancel: cancel, broken: ctx.Err, queue: make(chan chan unpacked, unpackAhead), left: blob.Parts, stream: stream}
+	ahead, cancel := context.WithCancel(ctx)
+	r := &layerReader{cancel: cancel, broken: ahead.Err, queue: make(chan chan unpacked, unpackAhead), left: blob.Parts, stream: stream}
 	turns := make(chan struct{}, runtime.GOMAXPROCS(0))
 	go func() {
 		defer close(r.queue)
@@ -79,11 +79,11 @@ func (j *job) openLayer(ctx context.Context, d digest.Digest) (io.ReadCloser, er
 			one := make(chan unpacked, 1)
 			select {
 			case r.queue <- one:
-			case <-ctx.Done():
+			case <-ahead.Done():
 				return
 			}
 			go func() {
-				segment, n, err := j.unpack(ctx, p, turns)
+				segment, n, err := j.unpack(ahead, p, turns)
 				one <- unpacked{segment, n, err}
 			}()
 		}
