@@ -7,7 +7,6 @@ import (
 	"context"
 	"encoding/json"
 	"flag"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -182,12 +181,7 @@ func (f *aFarm) login(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, port, _ := net.SplitHostPort(free.Addr().String())
-	free.Close()
+	port := freePort(t)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	machine := exec.CommandContext(ctx, "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-m", "768", "-smp", "2", "-accel", "tcg",
@@ -266,13 +260,17 @@ func (f *aFarm) firstStart(t *testing.T) {
 	if err := os.Truncate(disk, 5<<30); err != nil {
 		t.Fatal(err)
 	}
-	boot := func(wants ...string) string {
-		return qemu(t, wants, "qemu-system-x86_64", "-machine", "q35", "-cpu", "max", "-drive", "format=raw,if=virtio,cache=unsafe,file="+disk,
-			"-netdev", "user,id=net,restrict=on", "-device", "virtio-net-pci,netdev=net,romfile=")
+	port := freePort(t)
+	boot := func(wants ...string) *machine {
+		return powerOn(t, wants, "qemu-system-x86_64", "-machine", "q35", "-cpu", "max", "-drive", "format=raw,if=virtio,cache=unsafe,file="+disk,
+			"-netdev", "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:"+port+"-:22", "-device", "virtio-net-pci,netdev=net,romfile=")
 	}
-	boot("/dev/vda3 has grown to 5055 MiB", "starting /sbin/init", "listening on :8080", "login:", "OpenBSD Secure Shell server")
+	first := boot("/dev/vda3 has grown to 5055 MiB", "starting /sbin/init", "listening on :8080", "login:")
+	first.greets(t, port, "SSH-2.0-") // after it has made its keys; the console is the login's by then
+	first.powerOff(t)
 	second := boot("starting /sbin/init", "listening on :8080", "login:")
-	if strings.Contains(second, "has grown") {
+	second.powerOff(t)
+	if strings.Contains(second.console.String(), "has grown") {
 		t.Error("it has grown once more")
 	}
 	root := rootOf(t, disk, 64<<20)

@@ -1,14 +1,13 @@
 package boot
 
 import (
-	"bufio"
 	"context"
-	"fmt"
 	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -18,9 +17,9 @@ import (
 // A machine is a QEMU that runs, until the test ends at the latest.
 type machine struct {
 	ctx     context.Context
-	lines   *bufio.Scanner // of its console
-	console *strings.Builder
-	monitor string // socket
+	serial  io.Reader
+	console *strings.Builder // what came of it, until it was powered on
+	monitor string           // socket
 	started time.Time
 }
 
@@ -47,23 +46,47 @@ func powerOn(t *testing.T, wants []string, args ...string) *machine {
 		cancel()
 		_ = cmd.Wait()
 	})
-	m.lines = bufio.NewScanner(out)
-	left := append([]string(nil), wants...)
-	for len(left) > 0 && m.lines.Scan() {
-		line := m.lines.Text()
-		fmt.Fprintln(m.console, line)
-		for i := 0; i < len(left); i++ {
-			if strings.Contains(line, left[i]) {
-				left = append(left[:i], left[i+1:]...)
-				i--
-			}
-		}
+	m.serial = out
+	missing := func(want string) bool { return !strings.Contains(m.console.String(), want) }
+	for some := make([]byte, 4096); slices.ContainsFunc(wants, missing) && err == nil; { // not by line: a prompt ends none
+		var n int
+		n, err = out.Read(some)
+		m.console.Write(some[:n])
 	}
-	if len(left) > 0 {
-		t.Fatalf("no %q within %s:\n%s", left, patience, m.console)
+	if i := slices.IndexFunc(wants, missing); i >= 0 {
+		t.Fatalf("no %q within %s:\n%s", wants[i], patience, m.console)
 	}
 	t.Logf("%q after %s", wants, time.Since(m.started).Round(time.Second))
 	return m
+}
+
+// greets waits until the machine says hello on one of its ports, which this one forwards.
+func (m *machine) greets(t *testing.T, port, hello string) {
+	t.Helper()
+	said := make([]byte, len(hello))
+	for m.ctx.Err() == nil {
+		if conn, err := net.Dial("tcp", "127.0.0.1:"+port); err == nil {
+			conn.SetDeadline(time.Now().Add(10 * time.Second))
+			_, err = io.ReadFull(conn, said)
+			conn.Close()
+			if err == nil && string(said) == hello {
+				return
+			}
+		}
+		time.Sleep(time.Second)
+	}
+	t.Fatalf("no %q within %s, but %q:\n%s", hello, patience, said, m.console)
+}
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer free.Close()
+	_, port, _ := net.SplitHostPort(free.Addr().String())
+	return port
 }
 
 // powerOff has the machine switch itself off, as its power button does: what it has written is on its disk then.
@@ -93,8 +116,7 @@ func (m *machine) powerOff(t *testing.T) {
 			}
 		}
 	}()
-	for m.lines.Scan() {
-	}
+	io.Copy(io.Discard, m.serial)
 	close(off)
 	if err := <-pressed; err != nil {
 		t.Logf("the power button: %v", err) // as the machine went
