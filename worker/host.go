@@ -50,7 +50,7 @@ func OpenHost(dir string, budget int64, has farm.Resources) (*Host, error) {
 // Spare lets go what is only kept in memory to be faster next time.
 func (h *Host) Spare() {
 	h.indexes.Clear()
-	h.records.Clear()
+	h.records.Spare()
 }
 
 // Machine is what this machine has: as many processors as Go uses, and the memory that the machine or the process's control group

@@ -11,8 +11,11 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// maxRecords bounds what Records keeps of each sort, in bytes of text.
-const maxRecords = 24 << 20
+// What Records keeps at the most: of records and facts, in bytes of text, and of layers.
+const (
+	maxRecords = 24 << 20
+	maxLayers  = 4 << 20
+)
 
 // Records keeps what was read of packages, those used last: their records decoded, by the digest of their encoding, and
 // the facts of their members, by the digest of the tar. Every OS layer wants those of all its packages, and decoding a
@@ -26,7 +29,7 @@ type Records struct {
 
 // NewRecords makes an empty Records.
 func NewRecords() *Records {
-	return &Records{newRecent(weigh), newRecent((*debian.Facts).Size), newRecent(weighMembers)}
+	return &Records{newRecent(maxRecords, weigh), newRecent(maxRecords, (*debian.Facts).Size), newRecent(maxLayers, weighMembers)}
 }
 
 // get returns a record, nil when it is not here.
@@ -35,15 +38,16 @@ func (r *Records) get(name digest.Digest) *deb.Record { return r.records.get(nam
 // put keeps a record that has been encoded to, or decoded from, the bytes of that digest.
 func (r *Records) put(name digest.Digest, record *deb.Record) { r.records.put(name, record) }
 
-// Clear forgets everything.
-func (r *Records) Clear() {
+// Spare forgets what takes much memory. What layers are made of stays: it takes little, and without it a layer that goes onto a
+// disk is unpacked, which takes longer than all the rest.
+func (r *Records) Spare() {
 	r.records.clear()
 	r.facts.clear()
-	r.layers.clear()
 }
 
-// recent keeps values by digest, within maxRecords.
+// recent keeps values by digest.
 type recent[V any] struct {
+	most  int         // of them, by weight
 	weigh func(V) int // about how much memory a value takes, in bytes
 
 	mu     sync.Mutex
@@ -58,8 +62,8 @@ type kept[V any] struct {
 	size  int
 }
 
-func newRecent[V any](weigh func(V) int) *recent[V] {
-	return &recent[V]{weigh: weigh, byName: map[digest.Digest]*list.Element{}, order: list.New()}
+func newRecent[V any](most int, weigh func(V) int) *recent[V] {
+	return &recent[V]{most: most, weigh: weigh, byName: map[digest.Digest]*list.Element{}, order: list.New()}
 }
 
 // get returns a value, the zero value when it is not here.
@@ -82,7 +86,7 @@ func (r *recent[V]) put(name digest.Digest, value V) {
 	}
 	k := kept[V]{name, value, r.weigh(value)}
 	r.byName[name] = r.order.PushFront(k)
-	for r.used += k.size; r.used > maxRecords; {
+	for r.used += k.size; r.used > r.most; {
 		last := r.order.Remove(r.order.Back()).(kept[V])
 		delete(r.byName, last.name)
 		r.used -= last.size
