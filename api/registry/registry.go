@@ -168,10 +168,10 @@ func fresh[T any](ctx context.Context, g *Registry, ask func() (T, error), missi
 	return ask()
 }
 
-// known refuses a name that has no images.
+// known lists the versions of a name, those committed a moment ago, too. It refuses a name that has no images.
 func (g *Registry) known(ctx context.Context, repo string) ([]string, error) {
 	versions, err := fresh(ctx, g, func() ([]string, error) { return g.Catalog.Tags(ctx, repo) },
-		func(v []string, err error) bool { return err == nil && len(v) == 0 })
+		func(_ []string, err error) bool { return err == nil })
 	if err == nil && len(versions) == 0 {
 		err = refuse(http.StatusNotFound, codeNameUnknown, "there is no image with the name %s", repo)
 	}
