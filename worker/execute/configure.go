@@ -145,11 +145,7 @@ func (j *job) open(ctx context.Context, l plan.Layer) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, fmt.Errorf("layer %s: %w", l.Digest, err)
 	}
-	pieces := &pieceReader{job: j, ctx: ctx}
-	for _, p := range blob.Parts {
-		pieces.pieces = append(pieces.pieces, compose.Piece{Digest: p.Digest, Size: p.Size})
-	}
-	plain, _, err := decompress(bufio.NewReader(pieces))
+	plain, _, err := decompress(bufio.NewReader(j.readParts(ctx, blob.Parts)))
 	return plain, err
 }
 

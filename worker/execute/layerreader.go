@@ -60,11 +60,7 @@ func (j *job) openLayer(ctx context.Context, d digest.Digest) (io.ReadCloser, er
 		return nil, fmt.Errorf("layer %s: %w", d, err)
 	}
 	stream := func(left []imagestore.Part) (io.ReadCloser, error) {
-		pieces := &pieceReader{job: j, ctx: ctx}
-		for _, p := range left {
-			pieces.pieces = append(pieces.pieces, compose.Piece{Digest: p.Digest, Size: p.Size})
-		}
-		z, err := gzip.NewReader(bufio.NewReader(pieces))
+		z, err := gzip.NewReader(bufio.NewReader(j.readParts(ctx, left)))
 		if err != nil {
 			return nil, err // not a reader that is nil
 		}

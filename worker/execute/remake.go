@@ -112,6 +112,15 @@ type pieceReader struct {
 	now    bytes.Reader
 }
 
+// readParts reads a blob's parts one after the other.
+func (j *job) readParts(ctx context.Context, parts []imagestore.Part) *pieceReader {
+	r := &pieceReader{job: j, ctx: ctx}
+	for _, p := range parts {
+		r.pieces = append(r.pieces, compose.Piece{Digest: p.Digest, Size: p.Size})
+	}
+	return r
+}
+
 func (r *pieceReader) Read(p []byte) (int, error) {
 	for r.now.Len() == 0 {
 		if len(r.pieces) == 0 {
