@@ -15,7 +15,8 @@ import (
 //
 // A key is any string of at most MaxKey bytes. A deleted record leaves a marker, so that followers learn of it.
 //
-// Reads may be served by a replica that is a little behind; a compare-and-set on what they said then fails.
+// Reads may be served by a replica that is a little behind; a compare-and-set on what they said then fails. That a record is
+// not there is never such a replica's word alone.
 type Bucket[T any] struct {
 	b    *Bus
 	name string // for people: "bakes"
@@ -39,16 +40,29 @@ func (k *Bucket[T]) Get(ctx context.Context, key string) (T, uint64, error) {
 	if err := k.check(key); err != nil {
 		return zero, 0, err
 	}
-	var entry jetstream.KeyValueEntry
+	var data []byte
+	var revision uint64
 	err := k.b.insist(ctx, func() (err error) {
-		entry, err = k.kv.Get(ctx, escapeKey(key))
+		data, revision, err = k.read(ctx, escapeKey(key))
 		return err
 	})
 	if err != nil {
 		return zero, 0, k.failed(key, err)
 	}
-	v, err := decode[T](k.what(key), entry.Value())
-	return v, entry.Revision(), err
+	v, err := decode[T](k.what(key), data)
+	return v, revision, err
+}
+
+// read reads a record from any replica, or from the leader where that one does not have it.
+func (k *Bucket[T]) read(ctx context.Context, escaped string) (data []byte, revision uint64, err error) {
+	entry, err := k.kv.Get(ctx, escaped)
+	if err == nil {
+		return entry.Value(), entry.Revision(), nil
+	}
+	if errors.Is(err, jetstream.ErrKeyNotFound) && k.b.replicated() {
+		return k.b.fromLeader(ctx, k.str, escaped)
+	}
+	return nil, 0, err
 }
 
 // Create writes a record that must not exist, and returns its revision. ErrExists. Atomic.

@@ -216,6 +216,25 @@ func (c *Client) Bake(ctx context.Context, id string) (api.Bake, error) {
 	return get[api.Bake](ctx, c, "/v1/bakes/"+segment(id), nil)
 }
 
+// Outcome shows a bake whose events have ended. The API may read its record from a NATS server that has not heard of the end
+// yet, so it is asked again for a moment.
+func (c *Client) Outcome(ctx context.Context, id string) (api.Bake, error) {
+	const asks = 7
+	wait := 10 * time.Millisecond
+	for n := 1; ; n++ {
+		b, err := c.Bake(ctx, id)
+		if err != nil || b.State.Finished() || n == asks {
+			return b, err
+		}
+		select {
+		case <-ctx.Done():
+			return b, ctx.Err()
+		case <-time.After(wait):
+			wait *= 2
+		}
+	}
+}
+
 // Cancel withdraws a bake; cancelling a finished one is an error.
 func (c *Client) Cancel(ctx context.Context, id string) (api.Bake, error) {
 	return post[api.Bake](ctx, c, "/v1/bakes/"+segment(id)+"/cancel", nil)

@@ -110,7 +110,7 @@ func bake(cmd *cobra.Command, farm *client.Client, flags *recipeFlags, r *writte
 	if err := follow(ctx, farm, bake.ID, progress); err != nil {
 		return bake, err
 	}
-	return farm.Bake(ctx, bake.ID)
+	return farm.Outcome(ctx, bake.ID)
 }
 
 // follow shows a bake's progress until its end.
