@@ -34,6 +34,7 @@ type Layer struct {
 	DiffID  digest.Digest `json:"diffID"` // of the uncompressed tar
 	TarSize int64         `json:"tarSize"`
 	Pieces  []Piece       `json:"pieces"` // in order, the trailer included; their concatenation is the blob
+	Check   uint32        `json:"-"`      // of the members' uncompressed bytes and the trailer's, as Check counts it
 }
 
 // Assembler computes the digests of layers out of their members, without making their bytes anew.
@@ -71,6 +72,7 @@ func (a *Assembler) Assemble(ctx context.Context, members []Member) (Layer, erro
 	}
 	l.Digest = digest.NewDigest(digest.SHA256, run.blob)
 	l.DiffID = digest.NewDigest(digest.SHA256, run.tar)
+	l.Check = run.check.Sum()
 	return l, nil
 }
 
@@ -98,6 +100,7 @@ type assembly struct {
 	*Assembler
 	members   []Member
 	blob, tar hash.Hash
+	check     Check
 	opened    []*tarReader // by read, which is one goroutine
 }
 
@@ -153,6 +156,7 @@ func (a *assembly) run(ctx context.Context) error {
 			if err := r.hashTar(a.tar); err != nil {
 				return err
 			}
+			a.check.add(r.crc())
 		}
 		return ctx.Err() // a stage before may have closed the channel because it was cancelled
 	})
@@ -283,6 +287,10 @@ func gunzip(to, data []byte) error {
 
 var gunzips = sync.Pool{New: func() any { return new(gzip.Reader) }}
 
+// crc is the CRC-32 of the piece's uncompressed bytes. RFC 1952 section 2.3.1: CRC32 and ISIZE (modulo 2³²) end a member,
+// little-endian.
+func (r *pieceRead) crc() uint32 { return binary.LittleEndian.Uint32(r.data[len(r.data)-8:]) }
+
 // hashTar adds the piece's uncompressed bytes to h.
 func (r *pieceRead) hashTar(h hash.Hash) error {
 	if r.plain == nil {
@@ -291,8 +299,7 @@ func (r *pieceRead) hashTar(h hash.Hash) error {
 		r.segment = nil
 		return nil
 	}
-	// RFC 1952 section 2.3.1: CRC32 and ISIZE (modulo 2³²) end a member, little-endian.
-	end := r.data[len(r.data)-8:]
+	isize := binary.LittleEndian.Uint32(r.data[len(r.data)-4:])
 	crc := crc32.NewIEEE()
 	buf := copyBuffers.Get().(*[copyBuffer]byte)
 	defer copyBuffers.Put(buf)
@@ -300,7 +307,7 @@ func (r *pieceRead) hashTar(h hash.Hash) error {
 	switch {
 	case err != nil:
 		return fmt.Errorf("uncompressed bytes of piece %s: %w", r.Digest, err)
-	case n != r.want || binary.LittleEndian.Uint32(end[4:]) != uint32(r.want) || binary.LittleEndian.Uint32(end) != crc.Sum32():
+	case n != r.want || isize != uint32(r.want) || r.crc() != crc.Sum32():
 		return fmt.Errorf("piece %s: %w", r.Digest, ErrTar)
 	case !r.last:
 		return nil

@@ -5,8 +5,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
-	"encoding"
-	"errors"
 	"fmt"
 	"hash"
 	"hash/crc32"
@@ -58,12 +56,12 @@ type Part struct {
 // Writes may come in any order, but for this: a grain is written in one go, ascending.
 type Chunks struct {
 	size, layer int64
-	put         func(data []byte) (digest.Digest, error)
 
-	at     int64  // where the open chunk begins
-	open   []byte // its bytes, from at on; nil: none is open
-	chunks []chunk
+	at     int64   // where the open chunk begins
+	open   []byte  // its bytes, from at on; nil: none is open
+	chunks []chunk // the names of the last ones may be on their way (named)
 
+	naming  *naming
 	hashing *hashing
 	hashed  map[int64]hashed // by layer: those whose chunks have come in order
 	current int64            // layer that is being hashed; -1: none
@@ -92,13 +90,18 @@ type hashed struct {
 	pending <-chan digest.Digest // not nil: the digest is on its way (settle)
 }
 
-// NewChunks collects the chunks of a disk of size bytes. put stores a piece and names it; it keeps no reference to data.
+// NewChunks collects the chunks of a disk of size bytes. put stores a piece and names it; it keeps no reference to data. It is
+// called by another goroutine, one piece at a time in the order of the writes, until Flush, Prefix, Layers or Close has
+// returned.
 func NewChunks(size int64, put func(data []byte) (digest.Digest, error)) *Chunks {
-	return &Chunks{size: size, layer: LayerSizeOf(size), put: put, hashed: make(map[int64]hashed), current: -1, hashing: newHashing()}
+	return &Chunks{size: size, layer: LayerSizeOf(size), naming: newNaming(put), hashed: make(map[int64]hashed), current: -1, hashing: newHashing()}
 }
 
-// Close ends the hashing. It must be called, also after an error.
-func (c *Chunks) Close() { c.hashing.close() }
+// Close ends what goes on beside the writing. It must be called, also after an error.
+func (c *Chunks) Close() {
+	c.naming.close()
+	c.hashing.close()
+}
 
 // WriteAt takes bytes of the disk.
 func (c *Chunks) WriteAt(p []byte, off int64) (int, error) {
@@ -115,7 +118,7 @@ func (c *Chunks) WriteAt(p []byte, off int64) (int, error) {
 		}
 		if c.open == nil {
 			c.at = at / grain * grain
-			c.open = chunkBuffers.Get().(*[maxGrains * grain]byte)[:0]
+			c.open = newBuffer()
 		}
 		// A gap within the grain, or up to the next one's beginning, is zeros.
 		for gap := at - c.at - int64(len(c.open)); gap > 0; gap = at - c.at - int64(len(c.open)) {
@@ -125,7 +128,7 @@ func (c *Chunks) WriteAt(p []byte, off int64) (int, error) {
 				return done, err
 			}
 			if c.open == nil {
-				c.at, c.open = at/grain*grain, chunkBuffers.Get().(*[maxGrains * grain]byte)[:0]
+				c.at, c.open = at/grain*grain, newBuffer()
 			}
 		}
 		n := min(len(p)-done, grain-len(c.open)%grain)
@@ -139,9 +142,8 @@ func (c *Chunks) WriteAt(p []byte, off int64) (int, error) {
 }
 
 var (
-	zeroGrain    [grain]byte
-	castagnoli   = crc32.MakeTable(crc32.Castagnoli)
-	chunkBuffers = sync.Pool{New: func() any { return new([maxGrains * grain]byte) }}
+	zeroGrain  [grain]byte
+	castagnoli = crc32.MakeTable(crc32.Castagnoli)
 )
 
 // grown looks at a grain that has become full: it may end the chunk.
@@ -163,7 +165,25 @@ func (c *Chunks) grown() error {
 }
 
 // Flush stores what has not been stored yet: nothing may be written afterwards.
-func (c *Chunks) Flush() error { return c.flush() }
+func (c *Chunks) Flush() error {
+	if err := c.flush(); err != nil {
+		return err
+	}
+	return c.named()
+}
+
+// named waits until everything that was flushed has been put.
+func (c *Chunks) named() error {
+	names, err := c.naming.wait()
+	if err != nil {
+		return err
+	}
+	last := c.chunks[len(c.chunks)-len(names):]
+	for i, d := range names {
+		last[i].Digest = d
+	}
+	return nil
+}
 
 // flush ends the open chunk, padding its last grain.
 func (c *Chunks) flush() error {
@@ -179,35 +199,35 @@ func (c *Chunks) flush() error {
 			data = data[:len(data)-grain]
 		}
 	}
+	p := &piece{data: data}
 	if len(data) == 0 {
-		free(data)
+		p.users.Store(1)
+		p.free()
 		return nil
 	}
-	d, err := c.put(data)
-	if err != nil {
-		return err
-	}
-	c.chunks = append(c.chunks, chunk{c.at, Part{d, int64(len(data))}})
-	c.hash(c.at, data)
-	return nil
+	p.users.Store(2)
+	c.chunks = append(c.chunks, chunk{c.at, Part{Size: int64(len(data))}})
+	err := c.naming.put(p)
+	c.hash(c.at, p)
+	return err
 }
 
 // hash feeds a chunk to its layer's hash when it comes in order.
-func (c *Chunks) hash(off int64, data []byte) {
-	layer := off / c.layer
+func (c *Chunks) hash(off int64, p *piece) {
+	layer, end := off/c.layer, off+int64(len(p.data))
 	if layer != c.current || off < c.end {
 		c.endLayer()
-		if off+int64(len(data)) == c.size && off-layer*c.layer > few(c.layer) { // the backup table
-			free(data)
+		if end == c.size && off-layer*c.layer > few(c.layer) { // the backup table
+			p.free()
 			return
 		}
-		if p := c.paused; p != nil && p.Layer == layer && off >= p.End {
+		if was := c.paused; was != nil && was.Layer == layer && off >= was.End {
 			c.resume()
-			c.hash(off, data)
+			c.hash(off, p)
 			return
 		}
 		if _, seen := c.hashed[layer]; seen { // out of order: read again in the end
-			c.leave(off, data)
+			c.leave(off, p)
 			return
 		}
 		c.current, c.end, c.count, c.bytes = layer, layer*c.layer, 0, 0
@@ -215,25 +235,22 @@ func (c *Chunks) hash(off int64, data []byte) {
 	}
 	// As in endLayer: what lies between zeros, on a disk whose layers are large, is mostly the same in many of them.
 	if off-c.end > LayerSize/2 && c.bytes <= few(c.layer) {
-		c.leave(off, data)
+		c.leave(off, p)
 		return
 	}
 	c.hashing.zeros(off - c.end)
-	c.hashing.data(data)
-	c.end = off + int64(len(data))
+	c.bytes += int64(len(p.data))
+	c.hashing.data(p)
+	c.end = end
 	c.count++
-	c.bytes += int64(len(data))
 }
 
-// leave leaves the layer that data is in to Layer.Hash.
-func (c *Chunks) leave(off int64, data []byte) {
+// leave leaves the layer that a piece is in to Layer.Hash.
+func (c *Chunks) leave(off int64, p *piece) {
 	c.hashed[off/c.layer] = hashed{}
 	c.current = -1
-	free(data)
+	p.free()
 }
-
-// free takes a chunk's buffer back.
-func free(data []byte) { chunkBuffers.Put((*[maxGrains * grain]byte)(data[:cap(data)])) }
 
 // pause keeps the hash of the layer that is being written, to go on with when other layers have been.
 func (c *Chunks) pause() error {
@@ -267,12 +284,19 @@ func (c *Chunks) endLayer() {
 }
 
 // settle waits for the digests that are on their way.
-func (c *Chunks) settle() {
+func (c *Chunks) settle() error {
+	if err := c.named(); err != nil {
+		return err
+	}
 	for layer, h := range c.hashed {
 		if h.pending != nil {
 			c.hashed[layer] = hashed{digest: <-h.pending, chunks: h.chunks}
 		}
 	}
+	if c.hashing.err != nil {
+		return fmt.Errorf("disk: hash: %w", c.hashing.err)
+	}
+	return nil
 }
 
 // Layers returns the layers of the whole disk, in order. get reads a piece back: for layers that were not written in
@@ -286,9 +310,8 @@ func (c *Chunks) Layers(ctx context.Context, get func(ctx context.Context, p Par
 		c.resume()
 		c.endLayer()
 	}
-	c.settle()
-	if c.hashing.err != nil {
-		return nil, fmt.Errorf("disk: hash: %w", c.hashing.err)
+	if err := c.settle(); err != nil {
+		return nil, err
 	}
 	slices.SortFunc(c.chunks, func(a, b chunk) int { return cmp.Compare(a.offset, b.offset) })
 	layers := make([]Layer, (c.size+c.layer-1)/c.layer)
@@ -414,84 +437,3 @@ func hashZeros(h hash.Hash, n int64) {
 }
 
 func roundUp(n, to int64) int64 { return (n + to - 1) / to * to }
-
-// hashing is a goroutine that hashes one layer after the other, beside the one that writes. The zeros at a layer's end,
-// often most of it, are left to another one.
-type hashing struct {
-	work chan func(h hash.Hash)
-	done chan struct{}
-	err  error // of restore; the goroutine's until it has answered
-	ends sync.WaitGroup
-}
-
-func newHashing() *hashing {
-	w := &hashing{work: make(chan func(hash.Hash), 8), done: make(chan struct{})}
-	go func() {
-		defer close(w.done)
-		h := sha256.New()
-		for fn := range w.work {
-			fn(h)
-		}
-	}()
-	return w
-}
-
-func (w *hashing) close() {
-	close(w.work)
-	<-w.done
-	w.ends.Wait()
-}
-
-func (w *hashing) begin() { w.work <- func(h hash.Hash) { h.Reset() } }
-
-// state returns what Reset, the zeros and data since then come to.
-func (w *hashing) state() (state []byte, err error) {
-	done := make(chan struct{})
-	w.work <- func(h hash.Hash) {
-		state, err = h.(encoding.BinaryMarshaler).MarshalBinary()
-		close(done)
-	}
-	<-done
-	return state, err
-}
-
-// restore goes on from a state.
-func (w *hashing) restore(state []byte) {
-	done := make(chan struct{})
-	w.work <- func(h hash.Hash) {
-		w.err = errors.Join(w.err, h.(encoding.BinaryUnmarshaler).UnmarshalBinary(state))
-		close(done)
-	}
-	<-done
-}
-
-func (w *hashing) zeros(n int64) {
-	if n > 0 {
-		w.work <- func(h hash.Hash) { hashZeros(h, n) }
-	}
-}
-
-// data hashes a chunk and gives its buffer back.
-func (w *hashing) data(data []byte) {
-	w.work <- func(h hash.Hash) {
-		h.Write(data)
-		free(data)
-	}
-}
-
-// finish ends a layer with n zeros and returns its digest when that is known.
-func (w *hashing) finish(n int64) <-chan digest.Digest {
-	sum := make(chan digest.Digest, 1)
-	w.work <- func(h hash.Hash) {
-		state, err := h.(encoding.BinaryMarshaler).MarshalBinary()
-		own := sha256.New()
-		if err = errors.Join(err, own.(encoding.BinaryUnmarshaler).UnmarshalBinary(state)); err != nil {
-			panic("disk: a hash's state is always its own: " + err.Error())
-		}
-		w.ends.Go(func() {
-			hashZeros(own, n)
-			sum <- digest.NewDigest(digest.SHA256, own)
-		})
-	}
-	return sum
-}

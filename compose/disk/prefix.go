@@ -101,7 +101,9 @@ func (b *Builder) prefix(kernel *Kernel) (*Prefix, error) {
 		return nil, err
 	}
 	c.endLayer()
-	c.settle()
+	if err := c.settle(); err != nil {
+		return nil, err
+	}
 	slices.SortFunc(c.chunks, func(a, b chunk) int { return cmp.Compare(a.offset, b.offset) })
 	s := state{Options: b.Options, Paused: c.paused, Tail: b.tail == nil, Root: b.root.State()}
 	p := &Prefix{Kernel: kernel}

@@ -181,7 +181,7 @@ func (l *layer) hash(ctx context.Context, members []compose.Member) (compose.Lay
 	for attempt := 1; ; attempt++ {
 		composed, err := a.Assemble(ctx, members)
 		if err == nil {
-			l.remember(composed.DiffID, members)
+			l.remember(composed, members)
 			return composed, nil
 		}
 		if !isDamage(err) || attempt == hashAttempts {

@@ -24,10 +24,10 @@ func TestMade(t *testing.T) {
 	j := &job{Env: &Env{Store: workertest.NewStore(t), Cache: c, Turns: NewTurns(0), Records: NewRecords()}, say: t.Logf}
 	l := &layer{job: j, w: j.Store.Begin(), own: map[digest.Digest][]byte{}}
 	l.members = append(l.members, compose.Member{TarDigest: digest.FromBytes(nil)}) // a head with nothing in it
-	for _, name := range []string{"first", "second"} {
+	for name, size := range map[string]int{"first": 100_000, "second": compose.SegmentSize + 100_000} {
 		m, err := j.newMember(l.w).cut(t.Context(), func(w io.Writer) error {
-			e := compose.Entry{Type: '0', Path: name, Mode: 0o644, Size: 100_000}
-			return compose.WriteEntry(w, e, strings.NewReader(strings.Repeat(name[:1], 100_000)))
+			e := compose.Entry{Type: '0', Path: name, Mode: 0o644, Size: int64(size)}
+			return compose.WriteEntry(w, e, strings.NewReader(strings.Repeat(name[:1], size)))
 		})
 		if err != nil {
 			t.Fatal(err)

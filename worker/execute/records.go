@@ -4,7 +4,6 @@ import (
 	"container/list"
 	"sync"
 
-	"bakefarm/compose"
 	"bakefarm/compose/deb"
 	"bakefarm/compose/debian"
 
@@ -24,12 +23,12 @@ const (
 type Records struct {
 	records *recent[*deb.Record]
 	facts   *recent[*debian.Facts]
-	layers  *recent[[]compose.Member]
+	layers  *recent[*madeOf]
 }
 
 // NewRecords makes an empty Records.
 func NewRecords() *Records {
-	return &Records{newRecent(maxRecords, weigh), newRecent(maxRecords, (*debian.Facts).Size), newRecent(maxLayers, weighMembers)}
+	return &Records{newRecent(maxRecords, weigh), newRecent(maxRecords, (*debian.Facts).Size), newRecent(maxLayers, (*madeOf).weigh)}
 }
 
 // get returns a record, nil when it is not here.
