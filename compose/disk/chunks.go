@@ -23,6 +23,8 @@ const (
 	LayerSize = 64 << 20
 	// MaxLayers keeps the manifest of the largest disk below what registries take.
 	MaxLayers = 16 << 10
+
+	hashesAtOnce = 2 // layers that are read back to be hashed: each has a piece of up to 1 MiB in memory
 )
 
 // LayerSizeOf returns the size of the layers of a disk: LayerSize, doubled as often as it takes.
@@ -245,7 +247,7 @@ func (c *Chunks) hash(off int64, p *piece) {
 	c.count++
 }
 
-// leave leaves the layer that a piece is in to Layer.Hash.
+// leave leaves the layer that a piece is in to Layer.name.
 func (c *Chunks) leave(off int64, p *piece) {
 	c.hashed[off/c.layer] = hashed{}
 	c.current = -1
@@ -275,7 +277,7 @@ func (c *Chunks) endLayer() {
 	if c.current < 0 {
 		return
 	}
-	// One with next to nothing in it is left to Layer.Hash, which knows many of them: a large disk has hundreds with a copy of
+	// One with next to nothing in it is left to Layer.name, which knows many of them: a large disk has hundreds with a copy of
 	// the superblock or a bitmap and zeros, most of them the same, and the same whatever the app.
 	if rest := min((c.current+1)*c.layer, c.size) - c.end; c.bytes > few(c.layer) || rest < c.layer/2 {
 		c.hashed[c.current] = hashed{chunks: c.count, pending: c.hashing.finish(rest)}
@@ -317,7 +319,7 @@ func (c *Chunks) Layers(ctx context.Context, get func(ctx context.Context, p Par
 	layers := make([]Layer, (c.size+c.layer-1)/c.layer)
 	rest := c.chunks
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(2)
+	g.SetLimit(hashesAtOnce)
 	for i := range layers {
 		l := &layers[i]
 		start := int64(i) * c.layer
@@ -346,7 +348,7 @@ func (c *Chunks) Layers(ctx context.Context, get func(ctx context.Context, p Par
 		case h.chunks == count:
 			l.Digest = h.digest
 		default:
-			g.Go(func() error { return l.Hash(ctx, get) })
+			g.Go(func() error { return l.name(ctx, get) })
 		}
 	}
 	return layers, g.Wait()
@@ -376,8 +378,8 @@ func (l *Layer) layout() (layout string, pieces int64) {
 	return b.String(), pieces
 }
 
-// Hash gives a layer its digest, of its pieces as get reads them. That of one with few bytes in it is remembered.
-func (l *Layer) Hash(ctx context.Context, get func(ctx context.Context, p Part) ([]byte, error)) error {
+// name gives a layer its digest, of its pieces as get reads them. That of one with few bytes in it is remembered.
+func (l *Layer) name(ctx context.Context, get func(ctx context.Context, p Part) ([]byte, error)) error {
 	layout, pieces := l.layout()
 	if pieces > few(l.Size) {
 		return l.hash(ctx, get)

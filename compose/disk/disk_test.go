@@ -221,12 +221,8 @@ func build(t *testing.T, o Options, m memory, layers ...[]byte) ([]Layer, *Kerne
 		if p, err = b.Prefix(); err != nil {
 			return nil, nil, err
 		}
-		for i := range p.Layers {
-			if l := &p.Layers[i]; l.Digest == "" {
-				if err := l.Hash(t.Context(), m.get); err != nil {
-					return nil, nil, err
-				}
-			}
+		if err := p.Hash(t.Context(), m.get); err != nil {
+			return nil, nil, err
 		}
 		m.raw(t, p.Layers)
 		c = NewChunks(o.Size, m.put)

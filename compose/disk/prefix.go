@@ -2,6 +2,7 @@ package disk
 
 import (
 	"cmp"
+	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"bakefarm/compose/disk/gpt"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
 )
 
 // Prefix is a disk with its OS and without its app: everything that another app leaves as it is. It is made once for an
@@ -19,8 +21,20 @@ type Prefix struct {
 	Kernel *Kernel
 	State  []byte
 	// Layers are those that are written so far: runs of a layer from its start. Of the last one that has data, the rest is
-	// yet to come. One that was not written in order has no digest: Layer.Hash reads it.
+	// yet to come. One that was not written in order has no digest before Hash.
 	Layers []Layer
+}
+
+// Hash gives every layer its digest. get reads a piece back: all must be stored.
+func (p *Prefix) Hash(ctx context.Context, get func(ctx context.Context, p Part) ([]byte, error)) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(hashesAtOnce)
+	for i := range p.Layers {
+		if l := &p.Layers[i]; l.Digest == "" {
+			g.Go(func() error { return l.name(ctx, get) })
+		}
+	}
+	return g.Wait()
 }
 
 // state is what Resume goes on from.

@@ -111,13 +111,11 @@ func makeRoot(ctx context.Context, j *job, spec plan.RootSpec) (plan.Root, error
 	if err := w.Commit(ctx); err != nil {
 		return plan.Root{}, err
 	}
+	if err := made.Hash(ctx, j.chunk); err != nil {
+		return plan.Root{}, err
+	}
 	w = j.Store.Begin()
 	for _, l := range made.Layers {
-		if l.Digest == "" {
-			if err := l.Hash(ctx, j.chunk); err != nil {
-				return plan.Root{}, err
-			}
-		}
 		if err := w.Compose(ctx, composite(l)); err != nil {
 			return plan.Root{}, err
 		}
