@@ -21,9 +21,15 @@ type Prefix struct {
 	Kernel *Kernel
 	State  []byte
 	// Layers are those that are written so far: runs of a layer from its start. Of the last one that has data, the rest is
-	// yet to come. One that was not written in order has no digest before Hash.
+	// yet to come. One that has no digest before Hash was not written in order.
 	Layers []Layer
+	// Loose are pieces of layers that were not written in order either: the app changes these layers, and nobody needs their
+	// digests before.
+	Loose []Part
 }
+
+// maxLoose is how many pieces are loose at the most: whoever keeps them has a name for each.
+const maxLoose = 2048
 
 // Hash gives every layer its digest. get reads a piece back: all must be stored.
 func (p *Prefix) Hash(ctx context.Context, get func(ctx context.Context, p Part) ([]byte, error)) error {
@@ -152,6 +158,17 @@ func (b *Builder) prefix(kernel *Kernel) (*Prefix, error) {
 			l.Parts, l.Size = append(l.Parts, Part{Size: whole - l.Size}), whole
 		}
 	}
+	p.Layers = slices.DeleteFunc(p.Layers, func(l Layer) bool {
+		if l.Digest != "" || len(p.Loose)+len(l.Parts) > maxLoose {
+			return false
+		}
+		for _, part := range l.Parts {
+			if part.Digest != "" {
+				p.Loose = append(p.Loose, part)
+			}
+		}
+		return true
+	})
 	var err error
 	p.State, err = json.Marshal(s)
 	return p, err

@@ -121,6 +121,9 @@ func makeRoot(ctx context.Context, j *job, spec plan.RootSpec) (plan.Root, error
 		}
 		out.Blobs = append(out.Blobs, l.Digest)
 	}
+	for _, p := range made.Loose {
+		out.Blobs = append(out.Blobs, p.Digest)
+	}
 	if err := w.Commit(ctx); err != nil {
 		return plan.Root{}, err
 	}
