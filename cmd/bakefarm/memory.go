@@ -15,8 +15,9 @@ import (
 // collector, which by its own rule would come at twice what lives.
 const memoryGoal = 230 << 20
 
-// memoryLeast is the limit of a worker on its own while little lives: making disks, it stays below 200 MB.
-const memoryLeast = 150 << 20
+// memoryLeast is the limit of a worker on its own while little lives, five sixths of it at the most: making disks, it stays below
+// 200 MB.
+const memoryLeast = 138 << 20
 
 // garbageAtOnce is how much garbage the collector waits for at the least, in bytes. Most of what a coordinator or worker makes is
 // garbage at once, and little lives: by its own rule the collector would come after each few MiB, and take a tenth of the
@@ -30,7 +31,8 @@ const (
 )
 
 // Where the collector takes more than pressShare of the processor time, of about the last pressFor, the goal gives way until no more
-// than roomyTo lives: thousands of bakes wait, or a catalog is very large. A worker that makes the largest system takes an eighth.
+// than roomyTo lives: thousands of bakes wait, or a catalog is very large. A worker on its own has neither: its goal gives way only
+// where spareFrom lives, though what could be spared was let go.
 const (
 	pressShare = 0.2
 	pressFor   = 10 * time.Second
@@ -119,18 +121,21 @@ func (m *memory) press(live uint64, gc, user float64) {
 	if all := gc + user; all > 0 {
 		m.pressed += weight * (gc/all - m.pressed)
 	}
-	m.roomy = live > roomyTo && (m.roomy || m.pressed > pressShare)
+	to := uint64(roomyTo)
+	if m.least > 0 {
+		to = spareFrom
+	}
+	m.roomy = live > to && (m.roomy || m.pressed > pressShare)
 }
 
 // limit is that of the heap, in bytes, when so much was alive after the last collection.
 func (m *memory) limit(live uint64) int64 {
 	live = min(live, math.MaxInt64/4)
-	least := m.least
-	if least == 0 {
-		least = memoryGoal
-	}
-	if m.roomy {
+	switch {
+	case m.roomy:
 		return math.MaxInt64
+	case live < m.least*5/6:
+		return int64(m.least)
 	}
-	return int64(max(least, min(live*5/4, memoryGoal), live*7/6))
+	return int64(max(memoryGoal, live*7/6))
 }

@@ -15,8 +15,8 @@ func TestLimit(t *testing.T) {
 		whole, worker int64
 	}{
 		{0, memoryGoal, memoryLeast},
-		{120 << 20, memoryGoal, memoryLeast},
-		{160 << 20, memoryGoal, 200 << 20},
+		{110 << 20, memoryGoal, memoryLeast},
+		{120 << 20, memoryGoal, memoryGoal}, // else the collector would run all the time
 		{190 << 20, memoryGoal, memoryGoal},
 		{memoryGoal, memoryGoal + memoryGoal/6, memoryGoal + memoryGoal/6},
 		{3 << 30, 3<<30 + 1<<29, 3<<30 + 1<<29},
@@ -51,6 +51,19 @@ func TestPressed(t *testing.T) {
 	}
 	if second(roomyTo, 0.01, 1.9) {
 		t.Error("the goal is not back, though little lives")
+	}
+}
+
+// A worker on its own, with what it takes to convert packages: its goal stays, however much the collector has to do.
+func TestPressedWorker(t *testing.T) {
+	worker := &memory{least: memoryLeast}
+	for range 60 {
+		if worker.press(150<<20, 0.6, 1); worker.limit(150<<20) != memoryGoal {
+			t.Fatal("the goal gave way")
+		}
+	}
+	if worker.press(spareFrom+1, 0.6, 1); worker.limit(spareFrom+1) != math.MaxInt64 {
+		t.Error("the goal stays, though more lives than it has room for")
 	}
 }
 

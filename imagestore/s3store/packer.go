@@ -17,7 +17,7 @@ const (
 	earlyUploads = 2        // of packs that Writers have filled before they commit
 	packBytes    = 32 << 20 // of a pack of several Writers: two are uploaded while a third collects
 	earlyAt      = 8 << 20  // bytes that a Writer keeps before it uploads them early
-	earlyBytes   = 24 << 20 // bytes of early packs that wait or are uploaded
+	earlyBytes   = 16 << 20 // bytes of early packs that wait or are uploaded
 	maxEntries   = 1 << 15  // entries of a pack that we write
 )
 
