@@ -403,18 +403,43 @@ func (l *Layer) name(ctx context.Context, get func(ctx context.Context, p Part) 
 	return nil
 }
 
+// hash reads the pieces of a layer, the next ones while one is hashed.
 func (l *Layer) hash(ctx context.Context, get func(ctx context.Context, p Part) ([]byte, error)) error {
+	const ahead = 2 // pieces
+	read := make(chan []byte, ahead)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		defer close(read)
+		for _, p := range l.Parts {
+			if p.Digest == "" {
+				continue
+			}
+			data, err := get(ctx, p)
+			if err != nil {
+				return fmt.Errorf("disk: piece %s: %w", p.Digest, err)
+			}
+			select {
+			case read <- data:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		return nil
+	})
 	h := sha256.New()
 	for _, p := range l.Parts {
 		if p.Digest == "" {
 			hashZeros(h, p.Size)
 			continue
 		}
-		data, err := get(ctx, p)
-		if err != nil {
-			return fmt.Errorf("disk: piece %s: %w", p.Digest, err)
+		data, ok := <-read
+		if !ok {
+			break // the error is the reader's
 		}
 		h.Write(data)
+	}
+	if err := g.Wait(); err != nil {
+		return err
 	}
 	l.Digest = digest.NewDigest(digest.SHA256, h)
 	return nil
