@@ -16,7 +16,7 @@ demo: build ## bake, run, re-bake and promote a real image on a farm of your own
 	@examples/demo.sh
 
 test: deps ## every test: unit, conformance, end to end (needs root or sudo only to install missing tools)
-	$(GO) test -tags $(TAGS) -timeout 9m ./...
+	$(GO) test -tags $(TAGS) -vet=off -timeout 9m ./... # make check vets
 	cd tests/kubernetes && $(GO) test ./...
 
 race: ## the packages where goroutines meet, under the race detector (needs gcc)
