@@ -63,14 +63,16 @@ type Chunks struct {
 	open   []byte  // its bytes, from at on; nil: none is open
 	chunks []chunk // the names of the last ones may be on their way (named)
 
-	naming  *naming
-	hashing *hashing
-	hashed  map[int64]hashed // by layer: those whose chunks have come in order
-	current int64            // layer that is being hashed; -1: none
-	end     int64            // of what has been hashed of it
-	count   int              // chunks in it
-	bytes   int64            // in them
-	paused  *paused
+	naming   *naming
+	hashing  *hashing
+	stop     context.CancelFunc // of what is foreseen
+	foreseen sync.WaitGroup
+	hashed   map[int64]hashed // by layer: those whose chunks have come in order
+	current  int64            // layer that is being hashed; -1: none
+	end      int64            // of what has been hashed of it
+	count    int              // chunks in it
+	bytes    int64            // in them
+	paused   *paused
 }
 
 // paused is a layer that is hashed as far as it has been written, while others are.
@@ -101,6 +103,10 @@ func NewChunks(size int64, put func(data []byte) (digest.Digest, error)) *Chunks
 
 // Close ends what goes on beside the writing. It must be called, also after an error.
 func (c *Chunks) Close() {
+	if c.stop != nil {
+		c.stop()
+	}
+	c.foreseen.Wait()
 	c.naming.close()
 	c.hashing.close()
 }
@@ -407,20 +413,20 @@ func (l *Layer) name(ctx context.Context, get func(ctx context.Context, p Part) 
 func (l *Layer) hash(ctx context.Context, get func(ctx context.Context, p Part) ([]byte, error)) error {
 	const ahead = 2 // pieces
 	read := make(chan []byte, ahead)
-	g, ctx := errgroup.WithContext(ctx)
+	g, reading := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		defer close(read)
 		for _, p := range l.Parts {
 			if p.Digest == "" {
 				continue
 			}
-			data, err := get(ctx, p)
+			data, err := get(reading, p)
 			if err != nil {
 				return fmt.Errorf("disk: piece %s: %w", p.Digest, err)
 			}
 			select {
 			case read <- data:
-			case <-ctx.Done():
+			case <-reading.Done():
 				return ctx.Err()
 			}
 		}
@@ -429,7 +435,9 @@ func (l *Layer) hash(ctx context.Context, get func(ctx context.Context, p Part) 
 	h := sha256.New()
 	for _, p := range l.Parts {
 		if p.Digest == "" {
-			hashZeros(h, p.Size)
+			for n := p.Size; n > 0 && ctx.Err() == nil; n -= mebi {
+				hashZeros(h, min(n, mebi))
+			}
 			continue
 		}
 		data, ok := <-read
@@ -438,7 +446,7 @@ func (l *Layer) hash(ctx context.Context, get func(ctx context.Context, p Part) 
 		}
 		h.Write(data)
 	}
-	if err := g.Wait(); err != nil {
+	if err := cmp.Or(g.Wait(), ctx.Err()); err != nil {
 		return err
 	}
 	l.Digest = digest.NewDigest(digest.SHA256, h)

@@ -1,6 +1,8 @@
 package disk
 
 import (
+	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -57,7 +59,24 @@ func (m *Measure) Room() error {
 	return advise(m.root.Room())
 }
 
-// decodeState reads a Prefix's state and checks whose it is.
+// cutState takes a state apart: the filesystem's own comes last, and is no JSON but for its quotes.
+func cutState(raw []byte) (rest, root []byte, err error) {
+	const field, end = `,"root":"`, `"}`
+	i := bytes.LastIndex(raw, []byte(field))
+	encoded, ends := bytes.CutSuffix(raw[max(0, i):], []byte(end))
+	if i < 0 || !ends {
+		return nil, nil, errors.New("disk: state: it has no filesystem")
+	}
+	encoded = encoded[len(field):]
+	root = make([]byte, base64.StdEncoding.DecodedLen(len(encoded)))
+	n, err := base64.StdEncoding.Decode(root, encoded)
+	if err != nil {
+		return nil, nil, fmt.Errorf("disk: state: filesystem: %w", err)
+	}
+	return append(raw[:i:i], '}'), root[:n], nil
+}
+
+// decodeState reads a Prefix's state, whole or without the filesystem, and checks whose it is.
 func decodeState(o Options, raw []byte) (state, error) {
 	var s state
 	if err := json.Unmarshal(raw, &s); err != nil {

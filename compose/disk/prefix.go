@@ -71,6 +71,7 @@ func (b *Builder) Prefix() (*Prefix, error) {
 	if err := b.chunks.pause(); err != nil {
 		return nil, err
 	}
+	b.foresee()
 	kernel, err := b.boot.kernel(b.Options)
 	if err != nil {
 		return nil, err
@@ -188,12 +189,22 @@ func Resume(o Options, chunks *Chunks, raw []byte) (*Builder, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
-	s, err := decodeState(o, raw)
+	rest, root, err := cutState(raw)
 	if err != nil {
 		return nil, err
 	}
 	b := &Builder{Options: o, chunks: chunks}
-	if b.root, err = ext4.Resume(offset{chunks, rootStart}, b.filesystem(), s.Root); err != nil {
+	var s state
+	var g errgroup.Group // the filesystem is about half of it
+	g.Go(func() (err error) {
+		s, err = decodeState(o, rest)
+		return err
+	})
+	g.Go(func() (err error) {
+		b.root, err = ext4.Resume(offset{chunks, rootStart}, b.filesystem(), root)
+		return err
+	})
+	if err := g.Wait(); err != nil {
 		return nil, err
 	}
 	b.app = b.root.Next()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"io"
 )
 
 // Flags of a block group.
@@ -66,6 +67,13 @@ func (w *Writer) backups(upTo int64) error {
 		}
 	}
 	return nil
+}
+
+// Copies writes the copies of the superblock that are yet to come to somewhere else: they are known before all else is.
+func (w *Writer) Copies(out io.WriterAt) error {
+	other := *w
+	other.out = out
+	return other.backups(w.alloc.groups - 1)
 }
 
 // Room says whether what has come until now has found a place: *NoRoom when it has not. Nothing is written.
