@@ -43,8 +43,11 @@ func (b *Bus) fromLeader(ctx context.Context, s stream, subject string) (data []
 		return nil, 0, fmt.Errorf("stream %s: its leader's answer: %w", s.name, err)
 	}
 	if answer.Error != nil {
-		if answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound {
+		switch answer.Error.ErrorCode {
+		case jetstream.JSErrCodeMessageNotFound:
 			return nil, 0, jetstream.ErrKeyNotFound
+		case jetstream.JSErrCodeStreamNotFound: // the stream is there: the server has just come back
+			return nil, 0, jetstream.ErrNoStreamResponse
 		}
 		return nil, 0, answer.Error
 	}
