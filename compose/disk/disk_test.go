@@ -312,16 +312,11 @@ func TestDisk(t *testing.T) {
 
 const golden = "e436728a945cc8eb9224bd1d93273b27cb71b4023e53731c68196ffab3029825"
 
-// A disk whose layers are so large that the system partition shares one with the root.
-func TestLargeLayers(t *testing.T) {
-	if testing.Short() {
-		t.Skip("hashes a gigabyte of zeros and more")
-	}
-	o := options
-	o.Size = 1<<40 + 64*mebi
-	m := memory{}
+// system makes a disk of an OS, without an app.
+func system(t *testing.T, o Options, m memory) (*Chunks, *Prefix) {
+	t.Helper()
 	c := NewChunks(o.Size, m.put)
-	defer c.Close()
+	t.Cleanup(c.Close)
 	b, err := New(o, c)
 	if err != nil {
 		t.Fatal(err)
@@ -333,6 +328,18 @@ func TestLargeLayers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return c, p
+}
+
+// A disk whose layers are so large that the system partition shares one with the root.
+func TestLargeLayers(t *testing.T) {
+	if testing.Short() {
+		t.Skip("hashes a gigabyte of zeros and more")
+	}
+	o := options
+	o.Size = 1<<40 + 64*mebi
+	m := memory{}
+	_, p := system(t, o, m)
 	p.complete(t, m)
 	other := NewChunks(o.Size, m.put)
 	defer other.Close()

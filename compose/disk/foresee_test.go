@@ -1,7 +1,6 @@
 package disk
 
 import (
-	"bytes"
 	"context"
 	"testing"
 
@@ -14,23 +13,12 @@ func TestForesee(t *testing.T) {
 	o := options
 	o.Size, o.Seed = 1024*mebi, digest.FromString(t.Name())
 	m := memory{}
-	c := NewChunks(o.Size, m.put)
-	defer c.Close()
-	b, err := New(o, c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := b.Layer(bytes.NewReader(layer(t, bootable()))); err != nil {
-		t.Fatal(err)
-	}
-	p, err := b.Prefix()
-	if err != nil {
-		t.Fatal(err)
-	}
+	c, p := system(t, o, m)
 	c.foreseen.Wait()
 	next := NewChunks(o.Size, m.put)
 	defer next.Close()
-	if b, err = Resume(o, next, p.State); err != nil {
+	b, err := Resume(o, next, p.State)
+	if err != nil {
 		t.Fatal(err)
 	}
 	if err := b.Finish(); err != nil {
