@@ -10,7 +10,7 @@ declare -A package=(
 )
 missing=()
 for program in "${!package[@]}"; do
-  command -v "$program" >/dev/null || missing+=("${package[$program]}")
+  command -v "$program" >/dev/null || missing+=(${package[$program]}) # unquoted: some are two
 done
 [ ${#missing[@]} -eq 0 ] && exit 0
 
