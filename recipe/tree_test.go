@@ -450,3 +450,23 @@ func BenchmarkDecodeContext(b *testing.B) {
 		}
 	}
 }
+
+func TestMeasureList(t *testing.T) {
+	for _, c := range []struct {
+		raw            string
+		count, longest int
+	}{
+		{`{"files":[]}`, 0, 0},
+		{`{"files":[ ]}`, 0, 0},
+		{`{"files":[{}]}`, 1, 2},
+		{`{"files":[{"a":[1,2]},{"b":"],}\"],"},3]}`, 3, len(`{"b":"],}\"],"}`)},
+		{`{"files":["\\",{}]}`, 2, 4},
+		{`{"files":[1,2`, 1, 1},
+		{`{"files":["`, 0, 0},
+		{`]]]]`, 0, 0},
+	} {
+		if count, longest := measureList([]byte(c.raw)); count != c.count || longest != c.longest {
+			t.Errorf("%s: %d elements, the longest of %d bytes; want %d, %d", c.raw, count, longest, c.count, c.longest)
+		}
+	}
+}
