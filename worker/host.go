@@ -82,7 +82,10 @@ func memory(meminfo, cgroup string) int64 {
 }
 
 // Close closes the host, after the workers that share it.
-func (h *Host) Close() error { return h.cache.Close() }
+func (h *Host) Close() error {
+	h.indexes.Wait()
+	return h.cache.Close()
+}
 
 func (h *Host) env(store execute.Store, mirror execute.Mirror, images execute.Images) execute.Env {
 	e := execute.Env{Store: store, Mirror: mirror, Images: images, Cache: h.cache, Turns: h.turns, Indexes: h.indexes, Records: h.records}

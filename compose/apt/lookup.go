@@ -5,8 +5,8 @@ import (
 	"sync"
 )
 
-// lookup finds packages of an Index by what solving asks for. It is made once, on first use, and shared by all solvers: an
-// archive has 60,000 packages and 200,000 provided names, of which a request meets some hundreds.
+// lookup finds packages of an Index by what solving asks for. It is made once, while a file is parsed or on first use, and
+// shared by all solvers: an archive has 60,000 packages and 200,000 provided names, of which a request meets some hundreds.
 type lookup struct {
 	once     sync.Once
 	names    chains // packages by name
@@ -17,28 +17,44 @@ type lookup struct {
 	mentions map[string]map[string]int32 // by architecture, see Index.mentions; made when they are asked for
 }
 
-// chains are lists of positions by name, in their order, without a slice for each.
-type chains struct {
-	first, last map[string]int32 // links
-	links       []link
+// add takes up the package at a position.
+func (l *lookup) add(p *Package, at int) {
+	l.names.add(p.Name, at)
+	if p.Essential || p.Priority == "required" {
+		l.base = append(l.base, at)
+	}
+	eachName(p.Provides, func(name string) { l.provided.add(name, at) })
 }
 
-type link struct{ at, next int32 }
+// chains are lists of positions by name, in their order, without a slice for each.
+type chains struct {
+	heads map[string]int32 // the first links
+	links []link
+}
+
+type link struct {
+	at, next int32
+	last     int32 // of a head: the last link of its list
+}
 
 func (c *chains) add(name string, at int) {
 	i := int32(len(c.links))
-	c.links = append(c.links, link{int32(at), -1})
-	if last, ok := c.last[name]; ok {
-		c.links[last].next = i
-	} else {
-		c.first[name] = i
+	c.links = append(c.links, link{int32(at), -1, i})
+	head, ok := c.heads[name]
+	if !ok {
+		if c.heads == nil {
+			c.heads = map[string]int32{}
+		}
+		c.heads[name] = i
+		return
 	}
-	c.last[name] = i
+	c.links[c.links[head].last].next = i
+	c.links[head].last = i
 }
 
 func (c *chains) of(name string) iter.Seq[int] {
 	return func(yield func(int) bool) {
-		i, ok := c.first[name]
+		i, ok := c.heads[name]
 		for ok && i >= 0 && yield(int(c.links[i].at)) {
 			i = c.links[i].next
 		}
@@ -49,17 +65,9 @@ func (c *chains) of(name string) iter.Seq[int] {
 func (x *Index) look() *lookup {
 	l := &x.lookup
 	l.once.Do(func() {
-		n := len(x.Packages)
-		l.names = chains{make(map[string]int32, n), make(map[string]int32, n), make([]link, 0, n)}
-		l.provided = chains{map[string]int32{}, map[string]int32{}, nil}
 		for i, p := range x.Packages {
-			l.names.add(p.Name, i)
-			if p.Essential || p.Priority == "required" {
-				l.base = append(l.base, i)
-			}
-			eachName(p.Provides, func(name string) { l.provided.add(name, i) })
+			l.add(p, i)
 		}
-		l.names.last, l.provided.last = nil, nil
 	})
 	return l
 }

@@ -110,10 +110,10 @@ const blockSize = 1 << 20
 // Architecture; what else an installation needs is checked when Solve chooses a package. Errors count paragraphs from 1.
 func ParsePackages(r io.Reader) (*Index, error) { return parseBlocks(r, blockSize, MaxParagraph) }
 
-// parseBlocks parses blocks of some size, larger ones where a paragraph is, up to the longest. One block is parsed while
-// the next is read, which often means decompressed.
+// parseBlocks parses blocks of some size, larger ones where a paragraph is, up to the longest. One block is parsed, and its
+// packages are made findable, while the next is read, which often means decompressed and takes longer.
 func parseBlocks(r io.Reader, size, longest int) (*Index, error) {
-	p := &parser{}
+	p := &parser{index: &Index{}}
 	buf := make([]byte, size)
 	kept, total := 0, int64(0) // bytes at the start of buf that are not parsed yet; bytes read
 	parsing := make(chan error, 1)
@@ -135,7 +135,8 @@ func parseBlocks(r io.Reader, size, longest int) (*Index, error) {
 			if err := p.block(string(buf[:end])); err != nil {
 				return nil, err
 			}
-			return &Index{Packages: p.packages}, nil
+			p.index.lookup.once.Do(func() {}) // it is made
+			return p.index, nil
 		}
 		switch cut := bytes.LastIndex(buf[:end], []byte("\n\n")) + 1; {
 		case cut > 0:
@@ -154,9 +155,9 @@ func parseBlocks(r io.Reader, size, longest int) (*Index, error) {
 
 // parser is a Packages file on its way.
 type parser struct {
-	packages []*Package
-	count    int       // packages, with those in recent
-	recent   []Package // of the block that is being parsed
+	index  *Index
+	count  int       // packages, with those in recent
+	recent []Package // of the block that is being parsed
 }
 
 // block parses a block of text, of which nothing else is kept.
@@ -168,7 +169,8 @@ func (x *parser) block(text string) error {
 	own(x.recent)
 	packages := slices.Clone(x.recent)
 	for i := range packages {
-		x.packages = append(x.packages, &packages[i])
+		x.index.lookup.add(&packages[i], len(x.index.Packages))
+		x.index.Packages = append(x.index.Packages, &packages[i])
 	}
 	clear(x.recent)
 	return nil

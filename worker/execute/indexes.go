@@ -20,6 +20,8 @@ type Indexes struct {
 	byFile map[digest.Digest]*list.Element // of *indexed
 	recent *list.List
 	total  int
+
+	early sync.WaitGroup // loads that nobody waits for yet
 }
 
 // indexed is an index that is there or being parsed: done is closed when index or err stands.
@@ -63,6 +65,14 @@ func (x *Indexes) get(ctx context.Context, file digest.Digest, load func() (*apt
 		}
 	}
 }
+
+// begin loads an index that will be wanted, unless it is here. Nobody is told of a failure: who wants the index loads it again.
+func (x *Indexes) begin(file digest.Digest, load func() (*apt.Index, error)) {
+	x.early.Go(func() { _, _ = x.get(context.Background(), file, load) })
+}
+
+// Wait waits until nothing is being loaded that was not asked for.
+func (x *Indexes) Wait() { x.early.Wait() }
 
 // loaded counts an index in, or forgets it, and makes room.
 func (x *Indexes) loaded(el *list.Element) {

@@ -47,10 +47,19 @@ func TestFromMirrorToLayer(t *testing.T) {
 	if len(observed.Indexes) == 0 {
 		t.Fatal("no indexes")
 	}
+	b.env.Indexes.Wait()
 	for _, x := range observed.Indexes {
+		if !b.env.Indexes.Has(x.Packages) {
+			t.Errorf("%s is new, and nobody has begun to parse it", x.Name)
+		}
 		if len(b.read(x.Packages)) != int(x.Size) || x.SignedBy == "" || x.Release == "" {
 			t.Errorf("index %+v", x)
 		}
+	}
+	b.env.Indexes.Clear()
+	b.must(farm.KindObserve, observeSpec, &observed)
+	if b.env.Indexes.Wait(); b.env.Indexes.Has(observed.Indexes[0].Packages) {
+		t.Error("indexes that the store has are parsed though nobody has asked for them")
 	}
 	solveSpec := plan.SolveSpec{Arch: mirrortest.Arch, Indexes: observed.Indexes,
 		Debian: recipe.Debian{Suite: mirrortest.Suite, Variant: "none", Packages: []string{"hello"}, Scripts: "skip"}}

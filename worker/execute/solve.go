@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"slices"
 
 	"bakefarm/compose/apt"
@@ -133,25 +134,30 @@ func request(spec plan.SolveSpec) apt.Request {
 
 // index returns a parsed index: of the process's memory, else parsed from its piece.
 func (j *job) index(ctx context.Context, x plan.Index) (*apt.Index, error) {
-	return j.Indexes.get(ctx, x.Packages, func() (_ *apt.Index, err error) {
+	return j.Indexes.get(ctx, x.Packages, func() (*apt.Index, error) {
 		rc, err := j.Store.Open(ctx, x.Packages, 0, -1)
 		if err != nil {
 			return nil, err
 		}
 		defer rc.Close()
-		if err := j.Turns.take(ctx); err != nil {
-			return nil, err
-		}
-		defer j.Turns.give()
-		text, err := mirror.Decompress(x.Name, rc)
-		if err != nil {
-			return nil, err
-		}
-		defer func() {
-			if cerr := text.Close(); err == nil {
-				err = cerr
-			}
-		}()
-		return apt.ParsePackages(text)
+		return j.parse(ctx, x.Name, rc)
 	})
+}
+
+// parse reads a Packages file of that name, which computes and takes a turn.
+func (j *job) parse(ctx context.Context, name string, file io.Reader) (_ *apt.Index, err error) {
+	if err := j.Turns.take(ctx); err != nil {
+		return nil, err
+	}
+	defer j.Turns.give()
+	text, err := mirror.Decompress(name, file)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if cerr := text.Close(); err == nil {
+			err = cerr
+		}
+	}()
+	return apt.ParsePackages(text)
 }
