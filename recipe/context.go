@@ -194,9 +194,9 @@ func decodeList[T any](raw []byte, key string, most int) ([]T, error) {
 	if len(raw) > MaxManifest {
 		return nil, fmt.Errorf("%d bytes: more than %d", len(raw), MaxManifest)
 	}
-	count, longest := measureList(raw)
+	count, longest, at := measureList(raw)
 	if longest > maxElement {
-		return nil, fmt.Errorf("%s: one of %d bytes: more than %d", key, longest, maxElement)
+		return nil, fmt.Errorf("%s[%d]: %d bytes: more than %d", key, at, longest, maxElement)
 	}
 	if count > most {
 		return nil, fmt.Errorf("more than %d %s", most, key)
@@ -226,11 +226,17 @@ func decodeList[T any](raw []byte, key string, most int) ([]T, error) {
 	return list, nil
 }
 
-// measureList counts the elements of {"key": [elements]} and measures the longest, in bytes. What else it is, and whether it
-// is JSON, is for a decoder to say: of what one takes for such a list, the numbers are right.
-func measureList(raw []byte) (count, longest int) {
+// measureList counts the elements of {"key": [elements]}, measures the longest, in bytes, and says which it is. What else it
+// is, and whether it is JSON, is for a decoder to say: of what one takes for such a list, the numbers are right.
+func measureList(raw []byte) (count, longest, at int) {
 	const inList = 2 // depth
 	depth, start := 0, 0
+	element := func(end int) {
+		if n := end - start; n > longest {
+			longest, at = n, count
+		}
+		count++
+	}
 	for i := 0; i < len(raw); i++ {
 		switch raw[i] {
 		case '"':
@@ -245,15 +251,15 @@ func measureList(raw []byte) (count, longest int) {
 			}
 		case '}', ']':
 			if depth == inList && len(bytes.TrimSpace(raw[start:i])) > 0 {
-				count, longest = count+1, max(longest, i-start)
+				element(i)
 			}
 			depth--
 		case ',':
 			if depth == inList {
-				count, longest = count+1, max(longest, i-start)
+				element(i)
 				start = i + 1
 			}
 		}
 	}
-	return count, longest
+	return count, longest, at
 }

@@ -382,6 +382,10 @@ func TestDecodeRefuses(t *testing.T) {
 			t.Errorf("%s: %v", clip(raw), err)
 		}
 	}
+	large := `{"files":[{"path":"0"},{"path":"` + strings.Repeat("a", maxElement) + `"}]}`
+	if _, err := DecodeContext([]byte(large)); err == nil || !strings.Contains(err.Error(), "files[1]: ") {
+		t.Errorf("an entry that is too large must be named: %v", err)
+	}
 	if c, err := DecodeContext([]byte(" {\"files\" : [ ] }\n")); err != nil || len(c.Files) != 0 {
 		t.Errorf("an empty context: %v", err)
 	}
@@ -453,20 +457,20 @@ func BenchmarkDecodeContext(b *testing.B) {
 
 func TestMeasureList(t *testing.T) {
 	for _, c := range []struct {
-		raw            string
-		count, longest int
+		raw                string
+		count, longest, at int
 	}{
-		{`{"files":[]}`, 0, 0},
-		{`{"files":[ ]}`, 0, 0},
-		{`{"files":[{}]}`, 1, 2},
-		{`{"files":[{"a":[1,2]},{"b":"],}\"],"},3]}`, 3, len(`{"b":"],}\"],"}`)},
-		{`{"files":["\\",{}]}`, 2, 4},
-		{`{"files":[1,2`, 1, 1},
-		{`{"files":["`, 0, 0},
-		{`]]]]`, 0, 0},
+		{`{"files":[]}`, 0, 0, 0},
+		{`{"files":[ ]}`, 0, 0, 0},
+		{`{"files":[{}]}`, 1, 2, 0},
+		{`{"files":[{"a":[1,2]},{"b":"],}\"],"},3]}`, 3, len(`{"b":"],}\"],"}`), 1},
+		{`{"files":["\\",{}]}`, 2, 4, 0},
+		{`{"files":[1,2`, 1, 1, 0},
+		{`{"files":["`, 0, 0, 0},
+		{`]]]]`, 0, 0, 0},
 	} {
-		if count, longest := measureList([]byte(c.raw)); count != c.count || longest != c.longest {
-			t.Errorf("%s: %d elements, the longest of %d bytes; want %d, %d", c.raw, count, longest, c.count, c.longest)
+		if count, longest, at := measureList([]byte(c.raw)); count != c.count || longest != c.longest || at != c.at {
+			t.Errorf("%s: %d elements, the longest of %d bytes at %d; want %d, %d, %d", c.raw, count, longest, at, c.count, c.longest, c.at)
 		}
 	}
 }
